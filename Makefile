@@ -1,0 +1,148 @@
+# Everything runs from here with Python 3.11+, make and a package registry; `make` alone lists the commands.
+#
+# .venv holds what the commands need, one lock file at a time: a stamp in it stands for each lock, so `make demo`
+# never waits for what only the tests use. .venv-protos and .venv-client are apart because their versions conflict.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCKS := deploy/requirements
+PIP := -m pip install --quiet --disable-pip-version-check
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full-width check format lint types imports protos protos-release check-protos \
+        check-client check-manifests check-licences nano eval-nano lock clean
+
+help: ## list the commands
+	@grep -E '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# -- run ---------------------------------------------------------------------------------------------------------
+
+demo: .venv/runtime.stamp ## install, start the three services, stream true answers about shipped images
+	$(BIN)/python -m deploy.launcher.demo
+
+nano: .venv/runtime.stamp ## train the embedded model from scratch (hours; resumes where it stopped)
+	$(BIN)/python -m models.recipe.train
+
+eval-nano: .venv/runtime.stamp ## measure the embedded model through the services; JSON=FILE keeps the result
+	$(BIN)/python -m benchmarks.eval_nano $(if $(JSON),--json $(JSON))
+
+bench-%: .venv/runtime.stamp ## run one measurement, `make bench-NAME`; JSON=FILE keeps the result
+	$(BIN)/python -m benchmarks.$(subst -,_,$*) $(if $(JSON),--json $(JSON))
+
+# -- prove -------------------------------------------------------------------------------------------------------
+
+test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows it
+	$(BIN)/python -m pytest $(TESTS)
+
+test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, about 16 GiB of memory)
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+check: lint types imports check-protos check-client check-manifests check-licences ## everything but the tests
+
+format: .venv/check.stamp ## rewrite the code and the protos in the one format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format -w
+
+lint: .venv/check.stamp
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+
+types: .venv/check.stamp .venv/test.stamp
+	$(BIN)/mypy
+
+imports: .venv/check.stamp
+	$(BIN)/lint-imports --no-logo
+
+check-manifests: .venv/test.stamp
+	$(BIN)/python -m deploy.checks.manifests
+
+check-licences: .venv/test.stamp .venv/check.stamp
+	$(BIN)/python -m deploy.checks.licences
+
+# The client on the oldest versions pyproject.toml allows, with nothing else installed.
+check-client: .venv-client/stamp
+	PYTHONPATH=.:clients .venv-client/bin/python -m deploy.checks.client
+
+# -- contract ----------------------------------------------------------------------------------------------------
+
+PROTOS := $(sort $(wildcard protos/internvl/v1/*.proto))
+PROTOC = .venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos \
+    --plugin=protoc-gen-mypy=.venv-protos/bin/protoc-gen-mypy \
+    --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc
+
+define generate
+	rm -rf $(1)/internvl/v1/*_pb2*
+	mkdir -p $(1)
+	$(PROTOC) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+protos: .venv-protos/stamp ## write the stubs of internvl/v1 from the protos
+	$(call generate,.)
+
+# Against the last release: lint and format of the protos, no breaking change, stubs that match them.
+check-protos: .venv-protos/stamp .venv/check.stamp
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against protos/released.json
+	@rm -rf build/protos
+	@$(call generate,build/protos)
+	diff --recursive --exclude=__init__.py --exclude=__pycache__ build/protos/internvl/v1 internvl/v1
+
+protos-release: .venv/check.stamp ## make today's protos the ones that later changes must not break
+	$(BIN)/buf build --exclude-source-info --output protos/released.json
+
+# -- install -----------------------------------------------------------------------------------------------------
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer, please: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/runtime.stamp: $(LOCKS)/runtime.lock pyproject.toml | .venv/pyvenv.cfg
+	$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/runtime.lock
+	$(BIN)/python $(PIP) --no-deps --editable .
+	@touch $@
+
+.venv/test.stamp: $(LOCKS)/test.lock .venv/runtime.stamp
+	$(BIN)/python $(PIP) -r $(LOCKS)/test.lock
+	@touch $@
+
+.venv/check.stamp: $(LOCKS)/check.lock | .venv/pyvenv.cfg
+	$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/check.lock
+	@touch $@
+
+.venv-protos/stamp: $(LOCKS)/protos.lock
+	$(PYTHON) -m venv .venv-protos
+	.venv-protos/bin/python $(PIP) --require-hashes -r $(LOCKS)/protos.lock
+	@touch $@
+
+.venv-client/stamp: $(LOCKS)/client-floor.lock pyproject.toml
+	$(PYTHON) -m venv .venv-client
+	.venv-client/bin/python $(PIP) --require-hashes -r $(LOCKS)/client-floor.lock
+	@touch $@
+
+# One file per set of packages, each held to the versions of the ones before it. test.lock leaves out what a CUDA
+# build of torch brings, and has no hashes: which build of torch to take is the machine's choice.
+UV = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header $(UPGRADE) pyproject.toml
+HASHED = $(UV) --generate-hashes
+HELD := --constraint $(LOCKS)/runtime.lock
+
+lock: .venv-lock/pyvenv.cfg ## resolve the lock files anew; UPGRADE=--upgrade moves to the newest versions
+	$(HASHED) --extra all --extra nano --output-file $(LOCKS)/runtime.lock
+	$(HASHED) --extra vision --extra cpu $(HELD) --output-file $(LOCKS)/vision.lock
+	$(HASHED) --extra llm --extra cpu $(HELD) --output-file $(LOCKS)/llm.lock
+	$(HASHED) --extra gateway $(HELD) --output-file $(LOCKS)/gateway.lock
+	$(UV) --extra test $(HELD) --no-annotate --output-file $(LOCKS)/test.lock
+	sed -i -E -e '/^(cuda|nvidia|triton)-?/d' -e '/^torch==/d' $(LOCKS)/test.lock
+	sed -n -E 's/^ *"(torch==[^"]*)",/\1/p' pyproject.toml >> $(LOCKS)/test.lock
+	$(HASHED) --extra check $(HELD) --constraint $(LOCKS)/test.lock --output-file $(LOCKS)/check.lock
+	$(HASHED) --resolution lowest-direct --output-file $(LOCKS)/client-floor.lock
+	$(HASHED) --extra protos --output-file $(LOCKS)/protos.lock
+
+.venv-lock/pyvenv.cfg:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) 'uv>=0.9'
+
+clean: ## remove the virtual environments and everything built
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
