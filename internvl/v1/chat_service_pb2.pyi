@@ -12,7 +12,13 @@ import google.protobuf.timestamp_pb2
 import internvl.v1.content_pb2
 import internvl.v1.llm_service_pb2
 import internvl.v1.vision_service_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
@@ -61,7 +67,7 @@ class ChatRequest(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
 
-global___ChatRequest = ChatRequest
+Global___ChatRequest: typing_extensions.TypeAlias = ChatRequest
 
 @typing.final
 class ChatResponse(google.protobuf.message.Message):
@@ -74,11 +80,11 @@ class ChatResponse(google.protobuf.message.Message):
     DELTA_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
     @property
-    def started(self) -> global___ChatStarted:
+    def started(self) -> Global___ChatStarted:
         """The turn is under way. The first event."""
 
     @property
-    def encoding(self) -> global___EncodingProgress:
+    def encoding(self) -> Global___EncodingProgress:
         """How far the encoding of new media has come."""
 
     @property
@@ -86,22 +92,22 @@ class ChatResponse(google.protobuf.message.Message):
         """More of the answer."""
 
     @property
-    def result(self) -> global___ChatResult:
+    def result(self) -> Global___ChatResult:
         """The answer is complete. The last event of a successful stream."""
 
     def __init__(
         self,
         *,
-        started: global___ChatStarted | None = ...,
-        encoding: global___EncodingProgress | None = ...,
+        started: Global___ChatStarted | None = ...,
+        encoding: Global___EncodingProgress | None = ...,
         delta: internvl.v1.llm_service_pb2.TokenDelta | None = ...,
-        result: global___ChatResult | None = ...,
+        result: Global___ChatResult | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["delta", b"delta", "encoding", b"encoding", "event", b"event", "result", b"result", "started", b"started"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["delta", b"delta", "encoding", b"encoding", "event", b"event", "result", b"result", "started", b"started"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "encoding", "delta", "result"] | None: ...
 
-global___ChatResponse = ChatResponse
+Global___ChatResponse: typing_extensions.TypeAlias = ChatResponse
 
 @typing.final
 class ChatStarted(google.protobuf.message.Message):
@@ -133,7 +139,7 @@ class ChatStarted(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "layouts", b"layouts", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]) -> None: ...
 
-global___ChatStarted = ChatStarted
+Global___ChatStarted: typing_extensions.TypeAlias = ChatStarted
 
 @typing.final
 class EncodingProgress(google.protobuf.message.Message):
@@ -159,7 +165,7 @@ class EncodingProgress(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["tiles_done", b"tiles_done", "tiles_total", b"tiles_total", "visual_index", b"visual_index"]) -> None: ...
 
-global___EncodingProgress = EncodingProgress
+Global___EncodingProgress: typing_extensions.TypeAlias = EncodingProgress
 
 @typing.final
 class ChatResult(google.protobuf.message.Message):
@@ -205,7 +211,7 @@ class ChatResult(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["_conversation_version", b"_conversation_version", "conversation_version", b"conversation_version", "finish_reason", b"finish_reason", "message", b"message", "time_to_first_token_ms", b"time_to_first_token_ms", "timings", b"timings", "usage", b"usage"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_conversation_version", b"_conversation_version"]) -> typing.Literal["conversation_version"] | None: ...
 
-global___ChatResult = ChatResult
+Global___ChatResult: typing_extensions.TypeAlias = ChatResult
 
 @typing.final
 class PlanTurnRequest(google.protobuf.message.Message):
@@ -237,7 +243,7 @@ class PlanTurnRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "conversation_id", b"conversation_id", "messages", b"messages", "prompt", b"prompt"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_conversation_id", b"_conversation_id"]) -> typing.Literal["conversation_id"] | None: ...
 
-global___PlanTurnRequest = PlanTurnRequest
+Global___PlanTurnRequest: typing_extensions.TypeAlias = PlanTurnRequest
 
 @typing.final
 class PlanTurnResponse(google.protobuf.message.Message):
@@ -273,7 +279,7 @@ class PlanTurnResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["context_limit", b"context_limit", "fits", b"fits", "layouts", b"layouts", "prompt_tokens", b"prompt_tokens", "visual_tokens", b"visual_tokens"]) -> None: ...
 
-global___PlanTurnResponse = PlanTurnResponse
+Global___PlanTurnResponse: typing_extensions.TypeAlias = PlanTurnResponse
 
 @typing.final
 class UploadMediaRequest(google.protobuf.message.Message):
@@ -291,7 +297,7 @@ class UploadMediaRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
 
-global___UploadMediaRequest = UploadMediaRequest
+Global___UploadMediaRequest: typing_extensions.TypeAlias = UploadMediaRequest
 
 @typing.final
 class UploadMediaResponse(google.protobuf.message.Message):
@@ -320,7 +326,7 @@ class UploadMediaResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["info", b"info"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["info", b"info", "media_id", b"media_id", "size_bytes", b"size_bytes"]) -> None: ...
 
-global___UploadMediaResponse = UploadMediaResponse
+Global___UploadMediaResponse: typing_extensions.TypeAlias = UploadMediaResponse
 
 @typing.final
 class CreateConversationRequest(google.protobuf.message.Message):
@@ -340,7 +346,7 @@ class CreateConversationRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["_system_text", b"_system_text", "system_text", b"system_text"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_system_text", b"_system_text"]) -> typing.Literal["system_text"] | None: ...
 
-global___CreateConversationRequest = CreateConversationRequest
+Global___CreateConversationRequest: typing_extensions.TypeAlias = CreateConversationRequest
 
 @typing.final
 class CreateConversationResponse(google.protobuf.message.Message):
@@ -350,18 +356,18 @@ class CreateConversationResponse(google.protobuf.message.Message):
 
     CONVERSATION_FIELD_NUMBER: builtins.int
     @property
-    def conversation(self) -> global___Conversation:
+    def conversation(self) -> Global___Conversation:
         """The conversation, still empty."""
 
     def __init__(
         self,
         *,
-        conversation: global___Conversation | None = ...,
+        conversation: Global___Conversation | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["conversation", b"conversation"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["conversation", b"conversation"]) -> None: ...
 
-global___CreateConversationResponse = CreateConversationResponse
+Global___CreateConversationResponse: typing_extensions.TypeAlias = CreateConversationResponse
 
 @typing.final
 class Conversation(google.protobuf.message.Message):
@@ -402,7 +408,7 @@ class Conversation(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "update_time", b"update_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "create_time", b"create_time", "messages", b"messages", "update_time", b"update_time", "version", b"version"]) -> None: ...
 
-global___Conversation = Conversation
+Global___Conversation: typing_extensions.TypeAlias = Conversation
 
 @typing.final
 class GetConversationRequest(google.protobuf.message.Message):
@@ -420,7 +426,7 @@ class GetConversationRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id"]) -> None: ...
 
-global___GetConversationRequest = GetConversationRequest
+Global___GetConversationRequest: typing_extensions.TypeAlias = GetConversationRequest
 
 @typing.final
 class GetConversationResponse(google.protobuf.message.Message):
@@ -430,18 +436,18 @@ class GetConversationResponse(google.protobuf.message.Message):
 
     CONVERSATION_FIELD_NUMBER: builtins.int
     @property
-    def conversation(self) -> global___Conversation:
+    def conversation(self) -> Global___Conversation:
         """The conversation."""
 
     def __init__(
         self,
         *,
-        conversation: global___Conversation | None = ...,
+        conversation: Global___Conversation | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["conversation", b"conversation"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["conversation", b"conversation"]) -> None: ...
 
-global___GetConversationResponse = GetConversationResponse
+Global___GetConversationResponse: typing_extensions.TypeAlias = GetConversationResponse
 
 @typing.final
 class DeleteConversationRequest(google.protobuf.message.Message):
@@ -459,7 +465,7 @@ class DeleteConversationRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id"]) -> None: ...
 
-global___DeleteConversationRequest = DeleteConversationRequest
+Global___DeleteConversationRequest: typing_extensions.TypeAlias = DeleteConversationRequest
 
 @typing.final
 class DeleteConversationResponse(google.protobuf.message.Message):
@@ -471,7 +477,7 @@ class DeleteConversationResponse(google.protobuf.message.Message):
         self,
     ) -> None: ...
 
-global___DeleteConversationResponse = DeleteConversationResponse
+Global___DeleteConversationResponse: typing_extensions.TypeAlias = DeleteConversationResponse
 
 @typing.final
 class ServerInfoRequest(google.protobuf.message.Message):
@@ -483,7 +489,7 @@ class ServerInfoRequest(google.protobuf.message.Message):
         self,
     ) -> None: ...
 
-global___ServerInfoRequest = ServerInfoRequest
+Global___ServerInfoRequest: typing_extensions.TypeAlias = ServerInfoRequest
 
 @typing.final
 class ServerInfoResponse(google.protobuf.message.Message):
@@ -510,4 +516,4 @@ class ServerInfoResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["llm", b"llm", "vision", b"vision"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["llm", b"llm", "vision", b"vision"]) -> None: ...
 
-global___ServerInfoResponse = ServerInfoResponse
+Global___ServerInfoResponse: typing_extensions.TypeAlias = ServerInfoResponse

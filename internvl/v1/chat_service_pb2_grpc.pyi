@@ -8,7 +8,13 @@ import collections.abc
 import grpc
 import grpc.aio
 import internvl.v1.chat_service_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 13):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 _T = typing.TypeVar("_T")
 
@@ -17,96 +23,238 @@ class _MaybeAsyncIterator(collections.abc.AsyncIterator[_T], collections.abc.Ite
 class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
-class ChatServiceStub:
-    """Chat with the model, statelessly or within a conversation that the gateway keeps."""
-
-    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    Chat: grpc.UnaryStreamMultiCallable[
+GRPC_GENERATED_VERSION: str
+GRPC_VERSION: str
+_ChatServiceChatType = typing_extensions.TypeVar(
+    '_ChatServiceChatType',
+    grpc.UnaryStreamMultiCallable[
         internvl.v1.chat_service_pb2.ChatRequest,
         internvl.v1.chat_service_pb2.ChatResponse,
-    ]
-    """Streams the answer to one turn."""
-
-    PlanTurn: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.chat_service_pb2.PlanTurnRequest,
-        internvl.v1.chat_service_pb2.PlanTurnResponse,
-    ]
-    """Tells what a turn would cost, exactly, without running it."""
-
-    UploadMedia: grpc.StreamUnaryMultiCallable[
-        internvl.v1.chat_service_pb2.UploadMediaRequest,
-        internvl.v1.chat_service_pb2.UploadMediaResponse,
-    ]
-    """Stores a picture or film for later turns. The same content always gets the same id."""
-
-    CreateConversation: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.chat_service_pb2.CreateConversationRequest,
-        internvl.v1.chat_service_pb2.CreateConversationResponse,
-    ]
-    """Starts an empty conversation."""
-
-    GetConversation: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.chat_service_pb2.GetConversationRequest,
-        internvl.v1.chat_service_pb2.GetConversationResponse,
-    ]
-    """Fetches a conversation with all its messages."""
-
-    DeleteConversation: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.chat_service_pb2.DeleteConversationRequest,
-        internvl.v1.chat_service_pb2.DeleteConversationResponse,
-    ]
-    """Forgets a conversation."""
-
-    ServerInfo: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.chat_service_pb2.ServerInfoRequest,
-        internvl.v1.chat_service_pb2.ServerInfoResponse,
-    ]
-    """Describes the models behind this gateway."""
-
-class ChatServiceAsyncStub:
-    """Chat with the model, statelessly or within a conversation that the gateway keeps."""
-
-    Chat: grpc.aio.UnaryStreamMultiCallable[
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
         internvl.v1.chat_service_pb2.ChatRequest,
         internvl.v1.chat_service_pb2.ChatResponse,
-    ]
-    """Streams the answer to one turn."""
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.ChatRequest,
+        internvl.v1.chat_service_pb2.ChatResponse,
+    ],
+)
 
-    PlanTurn: grpc.aio.UnaryUnaryMultiCallable[
+_ChatServicePlanTurnType = typing_extensions.TypeVar(
+    '_ChatServicePlanTurnType',
+    grpc.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.PlanTurnRequest,
         internvl.v1.chat_service_pb2.PlanTurnResponse,
-    ]
-    """Tells what a turn would cost, exactly, without running it."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.PlanTurnRequest,
+        internvl.v1.chat_service_pb2.PlanTurnResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.PlanTurnRequest,
+        internvl.v1.chat_service_pb2.PlanTurnResponse,
+    ],
+)
 
-    UploadMedia: grpc.aio.StreamUnaryMultiCallable[
+_ChatServiceUploadMediaType = typing_extensions.TypeVar(
+    '_ChatServiceUploadMediaType',
+    grpc.StreamUnaryMultiCallable[
         internvl.v1.chat_service_pb2.UploadMediaRequest,
         internvl.v1.chat_service_pb2.UploadMediaResponse,
-    ]
-    """Stores a picture or film for later turns. The same content always gets the same id."""
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UploadMediaRequest,
+        internvl.v1.chat_service_pb2.UploadMediaResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UploadMediaRequest,
+        internvl.v1.chat_service_pb2.UploadMediaResponse,
+    ],
+)
 
-    CreateConversation: grpc.aio.UnaryUnaryMultiCallable[
+_ChatServiceCreateConversationType = typing_extensions.TypeVar(
+    '_ChatServiceCreateConversationType',
+    grpc.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.CreateConversationRequest,
         internvl.v1.chat_service_pb2.CreateConversationResponse,
-    ]
-    """Starts an empty conversation."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CreateConversationRequest,
+        internvl.v1.chat_service_pb2.CreateConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CreateConversationRequest,
+        internvl.v1.chat_service_pb2.CreateConversationResponse,
+    ],
+)
 
-    GetConversation: grpc.aio.UnaryUnaryMultiCallable[
+_ChatServiceGetConversationType = typing_extensions.TypeVar(
+    '_ChatServiceGetConversationType',
+    grpc.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.GetConversationRequest,
         internvl.v1.chat_service_pb2.GetConversationResponse,
-    ]
-    """Fetches a conversation with all its messages."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetConversationRequest,
+        internvl.v1.chat_service_pb2.GetConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetConversationRequest,
+        internvl.v1.chat_service_pb2.GetConversationResponse,
+    ],
+)
 
-    DeleteConversation: grpc.aio.UnaryUnaryMultiCallable[
+_ChatServiceDeleteConversationType = typing_extensions.TypeVar(
+    '_ChatServiceDeleteConversationType',
+    grpc.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.DeleteConversationRequest,
         internvl.v1.chat_service_pb2.DeleteConversationResponse,
-    ]
-    """Forgets a conversation."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.DeleteConversationRequest,
+        internvl.v1.chat_service_pb2.DeleteConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.DeleteConversationRequest,
+        internvl.v1.chat_service_pb2.DeleteConversationResponse,
+    ],
+)
 
-    ServerInfo: grpc.aio.UnaryUnaryMultiCallable[
+_ChatServiceServerInfoType = typing_extensions.TypeVar(
+    '_ChatServiceServerInfoType',
+    grpc.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.ServerInfoRequest,
         internvl.v1.chat_service_pb2.ServerInfoResponse,
-    ]
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ServerInfoRequest,
+        internvl.v1.chat_service_pb2.ServerInfoResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ServerInfoRequest,
+        internvl.v1.chat_service_pb2.ServerInfoResponse,
+    ],
+)
+
+class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnType, _ChatServiceUploadMediaType, _ChatServiceCreateConversationType, _ChatServiceGetConversationType, _ChatServiceDeleteConversationType, _ChatServiceServerInfoType]):
+    """Chat with the model, statelessly or within a conversation that the gateway keeps."""
+
+    @typing.overload
+    def __init__(self: ChatServiceStub[
+        grpc.UnaryStreamMultiCallable[
+            internvl.v1.chat_service_pb2.ChatRequest,
+            internvl.v1.chat_service_pb2.ChatResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.PlanTurnRequest,
+            internvl.v1.chat_service_pb2.PlanTurnResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.UploadMediaRequest,
+            internvl.v1.chat_service_pb2.UploadMediaResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.CreateConversationRequest,
+            internvl.v1.chat_service_pb2.CreateConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.GetConversationRequest,
+            internvl.v1.chat_service_pb2.GetConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.DeleteConversationRequest,
+            internvl.v1.chat_service_pb2.DeleteConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.ServerInfoRequest,
+            internvl.v1.chat_service_pb2.ServerInfoResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: ChatServiceStub[
+        grpc.aio.UnaryStreamMultiCallable[
+            internvl.v1.chat_service_pb2.ChatRequest,
+            internvl.v1.chat_service_pb2.ChatResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.PlanTurnRequest,
+            internvl.v1.chat_service_pb2.PlanTurnResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.UploadMediaRequest,
+            internvl.v1.chat_service_pb2.UploadMediaResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.CreateConversationRequest,
+            internvl.v1.chat_service_pb2.CreateConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.GetConversationRequest,
+            internvl.v1.chat_service_pb2.GetConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.DeleteConversationRequest,
+            internvl.v1.chat_service_pb2.DeleteConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.ServerInfoRequest,
+            internvl.v1.chat_service_pb2.ServerInfoResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    Chat: _ChatServiceChatType
+    """Streams the answer to one turn."""
+
+    PlanTurn: _ChatServicePlanTurnType
+    """Tells what a turn would cost, exactly, without running it."""
+
+    UploadMedia: _ChatServiceUploadMediaType
+    """Stores a picture or film for later turns. The same content always gets the same id."""
+
+    CreateConversation: _ChatServiceCreateConversationType
+    """Starts an empty conversation."""
+
+    GetConversation: _ChatServiceGetConversationType
+    """Fetches a conversation with all its messages."""
+
+    DeleteConversation: _ChatServiceDeleteConversationType
+    """Forgets a conversation."""
+
+    ServerInfo: _ChatServiceServerInfoType
     """Describes the models behind this gateway."""
+
+ChatServiceAsyncStub: typing_extensions.TypeAlias = ChatServiceStub[
+    grpc.aio.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.ChatRequest,
+        internvl.v1.chat_service_pb2.ChatResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.PlanTurnRequest,
+        internvl.v1.chat_service_pb2.PlanTurnResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UploadMediaRequest,
+        internvl.v1.chat_service_pb2.UploadMediaResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CreateConversationRequest,
+        internvl.v1.chat_service_pb2.CreateConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetConversationRequest,
+        internvl.v1.chat_service_pb2.GetConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.DeleteConversationRequest,
+        internvl.v1.chat_service_pb2.DeleteConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ServerInfoRequest,
+        internvl.v1.chat_service_pb2.ServerInfoResponse,
+    ],
+]
 
 class ChatServiceServicer(metaclass=abc.ABCMeta):
     """Chat with the model, statelessly or within a conversation that the gateway keeps."""

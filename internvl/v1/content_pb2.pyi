@@ -46,7 +46,7 @@ ROLE_USER: Role.ValueType  # 2
 """The person or program that asks."""
 ROLE_ASSISTANT: Role.ValueType  # 3
 """An earlier answer of the model."""
-global___Role = Role
+Global___Role: typing_extensions.TypeAlias = Role
 
 class _MediaKind:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -70,7 +70,7 @@ MEDIA_KIND_IMAGE: MediaKind.ValueType  # 1
 """A still picture."""
 MEDIA_KIND_VIDEO: MediaKind.ValueType  # 2
 """A film, sampled into frames."""
-global___MediaKind = MediaKind
+Global___MediaKind: typing_extensions.TypeAlias = MediaKind
 
 @typing.final
 class Message(google.protobuf.message.Message):
@@ -80,21 +80,21 @@ class Message(google.protobuf.message.Message):
 
     ROLE_FIELD_NUMBER: builtins.int
     PARTS_FIELD_NUMBER: builtins.int
-    role: global___Role.ValueType
+    role: Global___Role.ValueType
     """Who speaks. Required."""
     @property
-    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Part]:
         """What is said, in order. At least one part."""
 
     def __init__(
         self,
         *,
-        role: global___Role.ValueType = ...,
-        parts: collections.abc.Iterable[global___Part] | None = ...,
+        role: Global___Role.ValueType = ...,
+        parts: collections.abc.Iterable[Global___Part] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["parts", b"parts", "role", b"role"]) -> None: ...
 
-global___Message = Message
+Global___Message: typing_extensions.TypeAlias = Message
 
 @typing.final
 class Part(google.protobuf.message.Message):
@@ -108,25 +108,25 @@ class Part(google.protobuf.message.Message):
     text: builtins.str
     """Plain text. Never parsed for control tokens: whatever it holds reaches the model as text."""
     @property
-    def image(self) -> global___Image:
+    def image(self) -> Global___Image:
         """A still picture. Only in user messages."""
 
     @property
-    def video(self) -> global___Video:
+    def video(self) -> Global___Video:
         """A film. Only in user messages."""
 
     def __init__(
         self,
         *,
         text: builtins.str = ...,
-        image: global___Image | None = ...,
-        video: global___Video | None = ...,
+        image: Global___Image | None = ...,
+        video: Global___Video | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["content", b"content", "image", b"image", "text", b"text", "video", b"video"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["content", b"content", "image", b"image", "text", b"text", "video", b"video"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "image", "video"] | None: ...
 
-global___Part = Part
+Global___Part: typing_extensions.TypeAlias = Part
 
 @typing.final
 class Image(google.protobuf.message.Message):
@@ -137,23 +137,23 @@ class Image(google.protobuf.message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     @property
-    def source(self) -> global___MediaSource:
+    def source(self) -> Global___MediaSource:
         """Where its bytes are. Required."""
 
     @property
-    def options(self) -> global___ImageOptions:
+    def options(self) -> Global___ImageOptions:
         """How to tile it. Default: the model's own settings."""
 
     def __init__(
         self,
         *,
-        source: global___MediaSource | None = ...,
-        options: global___ImageOptions | None = ...,
+        source: Global___MediaSource | None = ...,
+        options: Global___ImageOptions | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options", "source", b"source"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["options", b"options", "source", b"source"]) -> None: ...
 
-global___Image = Image
+Global___Image: typing_extensions.TypeAlias = Image
 
 @typing.final
 class Video(google.protobuf.message.Message):
@@ -164,23 +164,23 @@ class Video(google.protobuf.message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     @property
-    def source(self) -> global___MediaSource:
+    def source(self) -> Global___MediaSource:
         """Where its bytes are. Required."""
 
     @property
-    def options(self) -> global___VideoOptions:
+    def options(self) -> Global___VideoOptions:
         """How to sample and tile it. Default: 8 frames over the whole film, one tile each."""
 
     def __init__(
         self,
         *,
-        source: global___MediaSource | None = ...,
-        options: global___VideoOptions | None = ...,
+        source: Global___MediaSource | None = ...,
+        options: Global___VideoOptions | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options", "source", b"source"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["options", b"options", "source", b"source"]) -> None: ...
 
-global___Video = Video
+Global___Video: typing_extensions.TypeAlias = Video
 
 @typing.final
 class MediaSource(google.protobuf.message.Message):
@@ -204,7 +204,7 @@ class MediaSource(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data", "media_id", b"media_id", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["data", "media_id"] | None: ...
 
-global___MediaSource = MediaSource
+Global___MediaSource: typing_extensions.TypeAlias = MediaSource
 
 @typing.final
 class ImageOptions(google.protobuf.message.Message):
@@ -237,7 +237,7 @@ class ImageOptions(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_thumbnail", b"_thumbnail"]) -> typing.Literal["thumbnail"] | None: ...
 
-global___ImageOptions = ImageOptions
+Global___ImageOptions: typing_extensions.TypeAlias = ImageOptions
 
 @typing.final
 class VideoOptions(google.protobuf.message.Message):
@@ -276,7 +276,7 @@ class VideoOptions(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_tiles_per_frame", b"_tiles_per_frame"]) -> typing.Literal["tiles_per_frame"] | None: ...
 
-global___VideoOptions = VideoOptions
+Global___VideoOptions: typing_extensions.TypeAlias = VideoOptions
 
 @typing.final
 class TileGrid(google.protobuf.message.Message):
@@ -302,7 +302,7 @@ class TileGrid(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["columns", b"columns", "rows", b"rows", "thumbnail", b"thumbnail"]) -> None: ...
 
-global___TileGrid = TileGrid
+Global___TileGrid: typing_extensions.TypeAlias = TileGrid
 
 @typing.final
 class VisualLayout(google.protobuf.message.Message):
@@ -321,7 +321,7 @@ class VisualLayout(google.protobuf.message.Message):
     """Names these embeddings exactly: a hash of the media's content, the options, the preprocessing version, the
     weights and the element type. Empty in answers to `Plan`, which never sees the content.
     """
-    kind: global___MediaKind.ValueType
+    kind: Global___MediaKind.ValueType
     """Picture or film."""
     tiles: builtins.int
     """Tiles in all grids, thumbnails included."""
@@ -332,7 +332,7 @@ class VisualLayout(google.protobuf.message.Message):
     dtype: internvl.v1.tensor_pb2.DataType.ValueType
     """Element type of the embeddings."""
     @property
-    def grids(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TileGrid]:
+    def grids(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TileGrid]:
         """One grid for a picture, one for each sampled frame of a film. Tiles are numbered through all grids from 0:
         row by row, then the thumbnail.
         """
@@ -341,8 +341,8 @@ class VisualLayout(google.protobuf.message.Message):
         self,
         *,
         visual_id: builtins.str = ...,
-        kind: global___MediaKind.ValueType = ...,
-        grids: collections.abc.Iterable[global___TileGrid] | None = ...,
+        kind: Global___MediaKind.ValueType = ...,
+        grids: collections.abc.Iterable[Global___TileGrid] | None = ...,
         tiles: builtins.int = ...,
         tokens_per_tile: builtins.int = ...,
         hidden_size: builtins.int = ...,
@@ -350,7 +350,7 @@ class VisualLayout(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "grids", b"grids", "hidden_size", b"hidden_size", "kind", b"kind", "tiles", b"tiles", "tokens_per_tile", b"tokens_per_tile", "visual_id", b"visual_id"]) -> None: ...
 
-global___VisualLayout = VisualLayout
+Global___VisualLayout: typing_extensions.TypeAlias = VisualLayout
 
 @typing.final
 class Tile(google.protobuf.message.Message):
@@ -381,4 +381,4 @@ class Tile(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["embeddings", b"embeddings"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["embeddings", b"embeddings", "index", b"index", "visual_id", b"visual_id"]) -> None: ...
 
-global___Tile = Tile
+Global___Tile: typing_extensions.TypeAlias = Tile

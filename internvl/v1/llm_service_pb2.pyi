@@ -43,7 +43,7 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended it, or a stop string or stop token was met."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """`max_tokens` or the end of the context was reached."""
-global___FinishReason = FinishReason
+Global___FinishReason: typing_extensions.TypeAlias = FinishReason
 
 @typing.final
 class GenerateRequest(google.protobuf.message.Message):
@@ -54,7 +54,7 @@ class GenerateRequest(google.protobuf.message.Message):
     OPEN_FIELD_NUMBER: builtins.int
     TILE_FIELD_NUMBER: builtins.int
     @property
-    def open(self) -> global___GenerateOpen:
+    def open(self) -> Global___GenerateOpen:
         """What to generate. The first message, and only the first."""
 
     @property
@@ -64,14 +64,14 @@ class GenerateRequest(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        open: global___GenerateOpen | None = ...,
+        open: Global___GenerateOpen | None = ...,
         tile: internvl.v1.content_pb2.Tile | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["message", b"message", "open", b"open", "tile", b"tile"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["message", b"message", "open", b"open", "tile", b"tile"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "tile"] | None: ...
 
-global___GenerateRequest = GenerateRequest
+Global___GenerateRequest: typing_extensions.TypeAlias = GenerateRequest
 
 @typing.final
 class GenerateOpen(google.protobuf.message.Message):
@@ -86,30 +86,30 @@ class GenerateOpen(google.protobuf.message.Message):
     request_id: builtins.str
     """Name of this request in logs. Default: made by the server."""
     @property
-    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PromptMessage]:
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PromptMessage]:
         """The conversation so far; the last message is the user's. Required."""
 
     @property
-    def sampling(self) -> global___SamplingParams:
+    def sampling(self) -> Global___SamplingParams:
         """How to choose tokens. Default: greedy."""
 
     @property
-    def prompt(self) -> global___PromptOptions:
+    def prompt(self) -> Global___PromptOptions:
         """How to lay out the prompt. Default: as the reference `chat()` does."""
 
     def __init__(
         self,
         *,
-        messages: collections.abc.Iterable[global___PromptMessage] | None = ...,
-        sampling: global___SamplingParams | None = ...,
-        prompt: global___PromptOptions | None = ...,
+        messages: collections.abc.Iterable[Global___PromptMessage] | None = ...,
+        sampling: Global___SamplingParams | None = ...,
+        prompt: Global___PromptOptions | None = ...,
         request_id: builtins.str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_request_id", b"_request_id", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["_request_id", b"_request_id", "messages", b"messages", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
 
-global___GenerateOpen = GenerateOpen
+Global___GenerateOpen: typing_extensions.TypeAlias = GenerateOpen
 
 @typing.final
 class PromptMessage(google.protobuf.message.Message):
@@ -122,18 +122,18 @@ class PromptMessage(google.protobuf.message.Message):
     role: internvl.v1.content_pb2.Role.ValueType
     """Who speaks. Required."""
     @property
-    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PromptPart]:
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PromptPart]:
         """What is said, in order. At least one part."""
 
     def __init__(
         self,
         *,
         role: internvl.v1.content_pb2.Role.ValueType = ...,
-        parts: collections.abc.Iterable[global___PromptPart] | None = ...,
+        parts: collections.abc.Iterable[Global___PromptPart] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["parts", b"parts", "role", b"role"]) -> None: ...
 
-global___PromptMessage = PromptMessage
+Global___PromptMessage: typing_extensions.TypeAlias = PromptMessage
 
 @typing.final
 class PromptPart(google.protobuf.message.Message):
@@ -159,7 +159,7 @@ class PromptPart(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["content", b"content", "text", b"text", "visual", b"visual"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "visual"] | None: ...
 
-global___PromptPart = PromptPart
+Global___PromptPart: typing_extensions.TypeAlias = PromptPart
 
 @typing.final
 class PromptOptions(google.protobuf.message.Message):
@@ -181,7 +181,7 @@ class PromptOptions(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["_visuals_first", b"_visuals_first", "visuals_first", b"visuals_first"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_visuals_first", b"_visuals_first"]) -> typing.Literal["visuals_first"] | None: ...
 
-global___PromptOptions = PromptOptions
+Global___PromptOptions: typing_extensions.TypeAlias = PromptOptions
 
 @typing.final
 class SamplingParams(google.protobuf.message.Message):
@@ -268,7 +268,7 @@ class SamplingParams(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
 
-global___SamplingParams = SamplingParams
+Global___SamplingParams: typing_extensions.TypeAlias = SamplingParams
 
 @typing.final
 class GenerateResponse(google.protobuf.message.Message):
@@ -280,29 +280,29 @@ class GenerateResponse(google.protobuf.message.Message):
     DELTA_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
     @property
-    def admitted(self) -> global___Admitted:
+    def admitted(self) -> Global___Admitted:
         """The request holds a place. The first message, and only the first."""
 
     @property
-    def delta(self) -> global___TokenDelta:
+    def delta(self) -> Global___TokenDelta:
         """More of the answer."""
 
     @property
-    def result(self) -> global___GenerateResult:
+    def result(self) -> Global___GenerateResult:
         """The answer is complete. The last message of a successful stream."""
 
     def __init__(
         self,
         *,
-        admitted: global___Admitted | None = ...,
-        delta: global___TokenDelta | None = ...,
-        result: global___GenerateResult | None = ...,
+        admitted: Global___Admitted | None = ...,
+        delta: Global___TokenDelta | None = ...,
+        result: Global___GenerateResult | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["admitted", b"admitted", "delta", b"delta", "message", b"message", "result", b"result"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["admitted", b"admitted", "delta", b"delta", "message", b"message", "result", b"result"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["admitted", "delta", "result"] | None: ...
 
-global___GenerateResponse = GenerateResponse
+Global___GenerateResponse: typing_extensions.TypeAlias = GenerateResponse
 
 @typing.final
 class Admitted(google.protobuf.message.Message):
@@ -321,7 +321,7 @@ class Admitted(google.protobuf.message.Message):
     cached_tokens: builtins.int
     """Prompt tokens whose keys and values were still cached."""
     @property
-    def needed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___VisualNeed]:
+    def needed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___VisualNeed]:
         """Embeddings to send, in this order. What is not listed must not be sent."""
 
     def __init__(
@@ -330,11 +330,11 @@ class Admitted(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         prompt_tokens: builtins.int = ...,
         cached_tokens: builtins.int = ...,
-        needed: collections.abc.Iterable[global___VisualNeed] | None = ...,
+        needed: collections.abc.Iterable[Global___VisualNeed] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "needed", b"needed", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]) -> None: ...
 
-global___Admitted = Admitted
+Global___Admitted: typing_extensions.TypeAlias = Admitted
 
 @typing.final
 class VisualNeed(google.protobuf.message.Message):
@@ -356,7 +356,7 @@ class VisualNeed(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["first_tile", b"first_tile", "visual_id", b"visual_id"]) -> None: ...
 
-global___VisualNeed = VisualNeed
+Global___VisualNeed: typing_extensions.TypeAlias = VisualNeed
 
 @typing.final
 class TokenDelta(google.protobuf.message.Message):
@@ -380,7 +380,7 @@ class TokenDelta(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
-global___TokenDelta = TokenDelta
+Global___TokenDelta: typing_extensions.TypeAlias = TokenDelta
 
 @typing.final
 class GenerateResult(google.protobuf.message.Message):
@@ -392,31 +392,31 @@ class GenerateResult(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
     STOP_MATCH_FIELD_NUMBER: builtins.int
-    finish_reason: global___FinishReason.ValueType
+    finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     stop_match: builtins.str
     """The stop string that ended the answer, if one did."""
     @property
-    def usage(self) -> global___Usage:
+    def usage(self) -> Global___Usage:
         """What was counted."""
 
     @property
-    def timings(self) -> global___Timings:
+    def timings(self) -> Global___Timings:
         """What it took."""
 
     def __init__(
         self,
         *,
-        finish_reason: global___FinishReason.ValueType = ...,
-        usage: global___Usage | None = ...,
-        timings: global___Timings | None = ...,
+        finish_reason: Global___FinishReason.ValueType = ...,
+        usage: Global___Usage | None = ...,
+        timings: Global___Timings | None = ...,
         stop_match: builtins.str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_stop_match", b"_stop_match", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["_stop_match", b"_stop_match", "finish_reason", b"finish_reason", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_stop_match", b"_stop_match"]) -> typing.Literal["stop_match"] | None: ...
 
-global___GenerateResult = GenerateResult
+Global___GenerateResult: typing_extensions.TypeAlias = GenerateResult
 
 @typing.final
 class Usage(google.protobuf.message.Message):
@@ -446,7 +446,7 @@ class Usage(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "visual_tokens", b"visual_tokens"]) -> None: ...
 
-global___Usage = Usage
+Global___Usage: typing_extensions.TypeAlias = Usage
 
 @typing.final
 class Timings(google.protobuf.message.Message):
@@ -476,7 +476,7 @@ class Timings(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["decode_ms", b"decode_ms", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "tile_wait_ms", b"tile_wait_ms"]) -> None: ...
 
-global___Timings = Timings
+Global___Timings: typing_extensions.TypeAlias = Timings
 
 @typing.final
 class CountTokensRequest(google.protobuf.message.Message):
@@ -487,23 +487,23 @@ class CountTokensRequest(google.protobuf.message.Message):
     MESSAGES_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     @property
-    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PromptMessage]:
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PromptMessage]:
         """The conversation. Required."""
 
     @property
-    def prompt(self) -> global___PromptOptions:
+    def prompt(self) -> Global___PromptOptions:
         """How to lay out the prompt. Default: as for `Generate`."""
 
     def __init__(
         self,
         *,
-        messages: collections.abc.Iterable[global___PromptMessage] | None = ...,
-        prompt: global___PromptOptions | None = ...,
+        messages: collections.abc.Iterable[Global___PromptMessage] | None = ...,
+        prompt: Global___PromptOptions | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["prompt", b"prompt"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["messages", b"messages", "prompt", b"prompt"]) -> None: ...
 
-global___CountTokensRequest = CountTokensRequest
+Global___CountTokensRequest: typing_extensions.TypeAlias = CountTokensRequest
 
 @typing.final
 class CountTokensResponse(google.protobuf.message.Message):
@@ -529,7 +529,7 @@ class CountTokensResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["context_limit", b"context_limit", "prompt_tokens", b"prompt_tokens", "visual_tokens", b"visual_tokens"]) -> None: ...
 
-global___CountTokensResponse = CountTokensResponse
+Global___CountTokensResponse: typing_extensions.TypeAlias = CountTokensResponse
 
 @typing.final
 class ModelInfoRequest(google.protobuf.message.Message):
@@ -541,7 +541,7 @@ class ModelInfoRequest(google.protobuf.message.Message):
         self,
     ) -> None: ...
 
-global___ModelInfoRequest = ModelInfoRequest
+Global___ModelInfoRequest: typing_extensions.TypeAlias = ModelInfoRequest
 
 @typing.final
 class ModelInfoResponse(google.protobuf.message.Message):
@@ -593,4 +593,4 @@ class ModelInfoResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["cache_dtype", b"cache_dtype", "context_limit", b"context_limit", "hidden_size", b"hidden_size", "model_name", b"model_name", "stop_token_ids", b"stop_token_ids", "template", b"template", "tokens_per_tile", b"tokens_per_tile", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]) -> None: ...
 
-global___ModelInfoResponse = ModelInfoResponse
+Global___ModelInfoResponse: typing_extensions.TypeAlias = ModelInfoResponse

@@ -8,7 +8,13 @@ import collections.abc
 import grpc
 import grpc.aio
 import internvl.v1.llm_service_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 13):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 _T = typing.TypeVar("_T")
 
@@ -17,54 +23,117 @@ class _MaybeAsyncIterator(collections.abc.AsyncIterator[_T], collections.abc.Ite
 class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
-class LlmServiceStub:
-    """Generates text about messages whose pictures arrive as embeddings."""
-
-    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    Generate: grpc.StreamStreamMultiCallable[
+GRPC_GENERATED_VERSION: str
+GRPC_VERSION: str
+_LlmServiceGenerateType = typing_extensions.TypeVar(
+    '_LlmServiceGenerateType',
+    grpc.StreamStreamMultiCallable[
         internvl.v1.llm_service_pb2.GenerateRequest,
         internvl.v1.llm_service_pb2.GenerateResponse,
-    ]
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        internvl.v1.llm_service_pb2.GenerateRequest,
+        internvl.v1.llm_service_pb2.GenerateResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        internvl.v1.llm_service_pb2.GenerateRequest,
+        internvl.v1.llm_service_pb2.GenerateResponse,
+    ],
+)
+
+_LlmServiceCountTokensType = typing_extensions.TypeVar(
+    '_LlmServiceCountTokensType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.llm_service_pb2.CountTokensRequest,
+        internvl.v1.llm_service_pb2.CountTokensResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.llm_service_pb2.CountTokensRequest,
+        internvl.v1.llm_service_pb2.CountTokensResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.llm_service_pb2.CountTokensRequest,
+        internvl.v1.llm_service_pb2.CountTokensResponse,
+    ],
+)
+
+_LlmServiceModelInfoType = typing_extensions.TypeVar(
+    '_LlmServiceModelInfoType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.llm_service_pb2.ModelInfoRequest,
+        internvl.v1.llm_service_pb2.ModelInfoResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.llm_service_pb2.ModelInfoRequest,
+        internvl.v1.llm_service_pb2.ModelInfoResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.llm_service_pb2.ModelInfoRequest,
+        internvl.v1.llm_service_pb2.ModelInfoResponse,
+    ],
+)
+
+class LlmServiceStub(typing.Generic[_LlmServiceGenerateType, _LlmServiceCountTokensType, _LlmServiceModelInfoType]):
+    """Generates text about messages whose pictures arrive as embeddings."""
+
+    @typing.overload
+    def __init__(self: LlmServiceStub[
+        grpc.StreamStreamMultiCallable[
+            internvl.v1.llm_service_pb2.GenerateRequest,
+            internvl.v1.llm_service_pb2.GenerateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.llm_service_pb2.CountTokensRequest,
+            internvl.v1.llm_service_pb2.CountTokensResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.llm_service_pb2.ModelInfoRequest,
+            internvl.v1.llm_service_pb2.ModelInfoResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: LlmServiceStub[
+        grpc.aio.StreamStreamMultiCallable[
+            internvl.v1.llm_service_pb2.GenerateRequest,
+            internvl.v1.llm_service_pb2.GenerateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.llm_service_pb2.CountTokensRequest,
+            internvl.v1.llm_service_pb2.CountTokensResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.llm_service_pb2.ModelInfoRequest,
+            internvl.v1.llm_service_pb2.ModelInfoResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    Generate: _LlmServiceGenerateType
     """Generates one answer. The client sends `open`; the server answers `admitted` and names the visual ids it needs;
     the client sends exactly those tiles, in order, and may half-close after the last. Deltas come as tokens are
     decoded; `result` is the last message of a successful stream. Cancelling the call frees everything it holds.
     """
 
-    CountTokens: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.llm_service_pb2.CountTokensRequest,
-        internvl.v1.llm_service_pb2.CountTokensResponse,
-    ]
+    CountTokens: _LlmServiceCountTokensType
     """Counts the tokens of a prompt exactly, without running the model."""
 
-    ModelInfo: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.llm_service_pb2.ModelInfoRequest,
-        internvl.v1.llm_service_pb2.ModelInfoResponse,
-    ]
+    ModelInfo: _LlmServiceModelInfoType
     """Describes the loaded model."""
 
-class LlmServiceAsyncStub:
-    """Generates text about messages whose pictures arrive as embeddings."""
-
-    Generate: grpc.aio.StreamStreamMultiCallable[
+LlmServiceAsyncStub: typing_extensions.TypeAlias = LlmServiceStub[
+    grpc.aio.StreamStreamMultiCallable[
         internvl.v1.llm_service_pb2.GenerateRequest,
         internvl.v1.llm_service_pb2.GenerateResponse,
-    ]
-    """Generates one answer. The client sends `open`; the server answers `admitted` and names the visual ids it needs;
-    the client sends exactly those tiles, in order, and may half-close after the last. Deltas come as tokens are
-    decoded; `result` is the last message of a successful stream. Cancelling the call frees everything it holds.
-    """
-
-    CountTokens: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.llm_service_pb2.CountTokensRequest,
         internvl.v1.llm_service_pb2.CountTokensResponse,
-    ]
-    """Counts the tokens of a prompt exactly, without running the model."""
-
-    ModelInfo: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.llm_service_pb2.ModelInfoRequest,
         internvl.v1.llm_service_pb2.ModelInfoResponse,
-    ]
-    """Describes the loaded model."""
+    ],
+]
 
 class LlmServiceServicer(metaclass=abc.ABCMeta):
     """Generates text about messages whose pictures arrive as embeddings."""

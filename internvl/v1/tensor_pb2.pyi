@@ -41,7 +41,7 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 binary32, 4 bytes an element."""
 DATA_TYPE_BFLOAT16: DataType.ValueType  # 2
 """Upper half of a binary32, 2 bytes an element."""
-global___DataType = DataType
+Global___DataType: typing_extensions.TypeAlias = DataType
 
 @typing.final
 class Tensor(google.protobuf.message.Message):
@@ -52,7 +52,7 @@ class Tensor(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     SHAPE_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
-    dtype: global___DataType.ValueType
+    dtype: Global___DataType.ValueType
     """Element type. Required."""
     data: builtins.bytes
     """The elements, row-major, little-endian. Length must be the product of `shape` times the element size."""
@@ -63,10 +63,10 @@ class Tensor(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        dtype: global___DataType.ValueType = ...,
+        dtype: Global___DataType.ValueType = ...,
         shape: collections.abc.Iterable[builtins.int] | None = ...,
         data: builtins.bytes = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "shape", b"shape"]) -> None: ...
 
-global___Tensor = Tensor
+Global___Tensor: typing_extensions.TypeAlias = Tensor

@@ -10,7 +10,13 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import internvl.v1.content_pb2
 import internvl.v1.tensor_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
@@ -25,20 +31,20 @@ class EncodeRequest(google.protobuf.message.Message):
     chunk: builtins.bytes
     """The next bytes of the file. At most 1 MiB each is a good size; the message limit is 4 MiB."""
     @property
-    def open(self) -> global___EncodeOpen:
+    def open(self) -> Global___EncodeOpen:
         """How to encode. The first message, and only the first."""
 
     def __init__(
         self,
         *,
-        open: global___EncodeOpen | None = ...,
+        open: Global___EncodeOpen | None = ...,
         chunk: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "message", b"message", "open", b"open"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "message", b"message", "open", b"open"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "chunk"] | None: ...
 
-global___EncodeRequest = EncodeRequest
+Global___EncodeRequest: typing_extensions.TypeAlias = EncodeRequest
 
 @typing.final
 class EncodeOpen(google.protobuf.message.Message):
@@ -85,7 +91,7 @@ class EncodeOpen(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["options", b"options"]) -> typing.Literal["image", "video"] | None: ...
 
-global___EncodeOpen = EncodeOpen
+Global___EncodeOpen: typing_extensions.TypeAlias = EncodeOpen
 
 @typing.final
 class EncodeResponse(google.protobuf.message.Message):
@@ -105,7 +111,7 @@ class EncodeResponse(google.protobuf.message.Message):
         """The next tile, in order."""
 
     @property
-    def summary(self) -> global___EncodeSummary:
+    def summary(self) -> Global___EncodeSummary:
         """Everything was sent. The last message of a successful stream."""
 
     def __init__(
@@ -113,13 +119,13 @@ class EncodeResponse(google.protobuf.message.Message):
         *,
         layout: internvl.v1.content_pb2.VisualLayout | None = ...,
         tile: internvl.v1.content_pb2.Tile | None = ...,
-        summary: global___EncodeSummary | None = ...,
+        summary: Global___EncodeSummary | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["layout", b"layout", "message", b"message", "summary", b"summary", "tile", b"tile"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["layout", b"layout", "message", b"message", "summary", b"summary", "tile", b"tile"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["layout", "tile", "summary"] | None: ...
 
-global___EncodeResponse = EncodeResponse
+Global___EncodeResponse: typing_extensions.TypeAlias = EncodeResponse
 
 @typing.final
 class EncodeSummary(google.protobuf.message.Message):
@@ -145,7 +151,7 @@ class EncodeSummary(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["decode_ms", b"decode_ms", "encode_ms", b"encode_ms", "tiles", b"tiles"]) -> None: ...
 
-global___EncodeSummary = EncodeSummary
+Global___EncodeSummary: typing_extensions.TypeAlias = EncodeSummary
 
 @typing.final
 class PlanRequest(google.protobuf.message.Message):
@@ -155,17 +161,17 @@ class PlanRequest(google.protobuf.message.Message):
 
     ITEMS_FIELD_NUMBER: builtins.int
     @property
-    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PlanItem]:
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PlanItem]:
         """The media items. At least one."""
 
     def __init__(
         self,
         *,
-        items: collections.abc.Iterable[global___PlanItem] | None = ...,
+        items: collections.abc.Iterable[Global___PlanItem] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["items", b"items"]) -> None: ...
 
-global___PlanRequest = PlanRequest
+Global___PlanRequest: typing_extensions.TypeAlias = PlanRequest
 
 @typing.final
 class PlanItem(google.protobuf.message.Message):
@@ -201,7 +207,7 @@ class PlanItem(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["height", b"height", "image", b"image", "options", b"options", "video", b"video", "width", b"width"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["options", b"options"]) -> typing.Literal["image", "video"] | None: ...
 
-global___PlanItem = PlanItem
+Global___PlanItem: typing_extensions.TypeAlias = PlanItem
 
 @typing.final
 class PlanResponse(google.protobuf.message.Message):
@@ -225,7 +231,7 @@ class PlanResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["layouts", b"layouts", "visual_tokens", b"visual_tokens"]) -> None: ...
 
-global___PlanResponse = PlanResponse
+Global___PlanResponse: typing_extensions.TypeAlias = PlanResponse
 
 @typing.final
 class InspectRequest(google.protobuf.message.Message):
@@ -243,7 +249,7 @@ class InspectRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
 
-global___InspectRequest = InspectRequest
+Global___InspectRequest: typing_extensions.TypeAlias = InspectRequest
 
 @typing.final
 class InspectResponse(google.protobuf.message.Message):
@@ -281,7 +287,7 @@ class InspectResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["duration_s", b"duration_s", "frame_count", b"frame_count", "height", b"height", "kind", b"kind", "media_type", b"media_type", "width", b"width"]) -> None: ...
 
-global___InspectResponse = InspectResponse
+Global___InspectResponse: typing_extensions.TypeAlias = InspectResponse
 
 @typing.final
 class EncoderInfoRequest(google.protobuf.message.Message):
@@ -293,7 +299,7 @@ class EncoderInfoRequest(google.protobuf.message.Message):
         self,
     ) -> None: ...
 
-global___EncoderInfoRequest = EncoderInfoRequest
+Global___EncoderInfoRequest: typing_extensions.TypeAlias = EncoderInfoRequest
 
 @typing.final
 class EncoderInfoResponse(google.protobuf.message.Message):
@@ -347,4 +353,4 @@ class EncoderInfoResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["default_max_tiles", b"default_max_tiles", "hidden_size", b"hidden_size", "max_frames_limit", b"max_frames_limit", "max_media_bytes", b"max_media_bytes", "max_tiles_limit", b"max_tiles_limit", "model_name", b"model_name", "preprocessing_version", b"preprocessing_version", "tile_size", b"tile_size", "tokens_per_tile", b"tokens_per_tile", "weights_fingerprint", b"weights_fingerprint"]) -> None: ...
 
-global___EncoderInfoResponse = EncoderInfoResponse
+Global___EncoderInfoResponse: typing_extensions.TypeAlias = EncoderInfoResponse

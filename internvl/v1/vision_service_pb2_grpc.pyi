@@ -8,7 +8,13 @@ import collections.abc
 import grpc
 import grpc.aio
 import internvl.v1.vision_service_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 13):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 _T = typing.TypeVar("_T")
 
@@ -17,64 +23,147 @@ class _MaybeAsyncIterator(collections.abc.AsyncIterator[_T], collections.abc.Ite
 class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
-class VisionServiceStub:
-    """Turns pictures and films into visual embeddings."""
-
-    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    Encode: grpc.StreamStreamMultiCallable[
+GRPC_GENERATED_VERSION: str
+GRPC_VERSION: str
+_VisionServiceEncodeType = typing_extensions.TypeVar(
+    '_VisionServiceEncodeType',
+    grpc.StreamStreamMultiCallable[
         internvl.v1.vision_service_pb2.EncodeRequest,
         internvl.v1.vision_service_pb2.EncodeResponse,
-    ]
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        internvl.v1.vision_service_pb2.EncodeRequest,
+        internvl.v1.vision_service_pb2.EncodeResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        internvl.v1.vision_service_pb2.EncodeRequest,
+        internvl.v1.vision_service_pb2.EncodeResponse,
+    ],
+)
+
+_VisionServicePlanType = typing_extensions.TypeVar(
+    '_VisionServicePlanType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.PlanRequest,
+        internvl.v1.vision_service_pb2.PlanResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.PlanRequest,
+        internvl.v1.vision_service_pb2.PlanResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.PlanRequest,
+        internvl.v1.vision_service_pb2.PlanResponse,
+    ],
+)
+
+_VisionServiceInspectType = typing_extensions.TypeVar(
+    '_VisionServiceInspectType',
+    grpc.StreamUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.InspectRequest,
+        internvl.v1.vision_service_pb2.InspectResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.InspectRequest,
+        internvl.v1.vision_service_pb2.InspectResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.InspectRequest,
+        internvl.v1.vision_service_pb2.InspectResponse,
+    ],
+)
+
+_VisionServiceEncoderInfoType = typing_extensions.TypeVar(
+    '_VisionServiceEncoderInfoType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.EncoderInfoRequest,
+        internvl.v1.vision_service_pb2.EncoderInfoResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.EncoderInfoRequest,
+        internvl.v1.vision_service_pb2.EncoderInfoResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.vision_service_pb2.EncoderInfoRequest,
+        internvl.v1.vision_service_pb2.EncoderInfoResponse,
+    ],
+)
+
+class VisionServiceStub(typing.Generic[_VisionServiceEncodeType, _VisionServicePlanType, _VisionServiceInspectType, _VisionServiceEncoderInfoType]):
+    """Turns pictures and films into visual embeddings."""
+
+    @typing.overload
+    def __init__(self: VisionServiceStub[
+        grpc.StreamStreamMultiCallable[
+            internvl.v1.vision_service_pb2.EncodeRequest,
+            internvl.v1.vision_service_pb2.EncodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.vision_service_pb2.PlanRequest,
+            internvl.v1.vision_service_pb2.PlanResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            internvl.v1.vision_service_pb2.InspectRequest,
+            internvl.v1.vision_service_pb2.InspectResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.vision_service_pb2.EncoderInfoRequest,
+            internvl.v1.vision_service_pb2.EncoderInfoResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: VisionServiceStub[
+        grpc.aio.StreamStreamMultiCallable[
+            internvl.v1.vision_service_pb2.EncodeRequest,
+            internvl.v1.vision_service_pb2.EncodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.vision_service_pb2.PlanRequest,
+            internvl.v1.vision_service_pb2.PlanResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            internvl.v1.vision_service_pb2.InspectRequest,
+            internvl.v1.vision_service_pb2.InspectResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.vision_service_pb2.EncoderInfoRequest,
+            internvl.v1.vision_service_pb2.EncoderInfoResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    Encode: _VisionServiceEncodeType
     """Encodes one media item. The client sends `open`, then the file in chunks, then half-closes. The server answers
     with the layout, then each tile in order as it is encoded, then a summary.
     """
 
-    Plan: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.vision_service_pb2.PlanRequest,
-        internvl.v1.vision_service_pb2.PlanResponse,
-    ]
+    Plan: _VisionServicePlanType
     """Tells tile grids and exact token counts from sizes and options alone. Nothing is decoded or encoded."""
 
-    Inspect: grpc.StreamUnaryMultiCallable[
-        internvl.v1.vision_service_pb2.InspectRequest,
-        internvl.v1.vision_service_pb2.InspectResponse,
-    ]
+    Inspect: _VisionServiceInspectType
     """Reads what `Plan` needs to know of a file: kind, size, frames. The file is streamed in as chunks."""
 
-    EncoderInfo: grpc.UnaryUnaryMultiCallable[
-        internvl.v1.vision_service_pb2.EncoderInfoRequest,
-        internvl.v1.vision_service_pb2.EncoderInfoResponse,
-    ]
+    EncoderInfo: _VisionServiceEncoderInfoType
     """Describes the loaded encoder."""
 
-class VisionServiceAsyncStub:
-    """Turns pictures and films into visual embeddings."""
-
-    Encode: grpc.aio.StreamStreamMultiCallable[
+VisionServiceAsyncStub: typing_extensions.TypeAlias = VisionServiceStub[
+    grpc.aio.StreamStreamMultiCallable[
         internvl.v1.vision_service_pb2.EncodeRequest,
         internvl.v1.vision_service_pb2.EncodeResponse,
-    ]
-    """Encodes one media item. The client sends `open`, then the file in chunks, then half-closes. The server answers
-    with the layout, then each tile in order as it is encoded, then a summary.
-    """
-
-    Plan: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.vision_service_pb2.PlanRequest,
         internvl.v1.vision_service_pb2.PlanResponse,
-    ]
-    """Tells tile grids and exact token counts from sizes and options alone. Nothing is decoded or encoded."""
-
-    Inspect: grpc.aio.StreamUnaryMultiCallable[
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
         internvl.v1.vision_service_pb2.InspectRequest,
         internvl.v1.vision_service_pb2.InspectResponse,
-    ]
-    """Reads what `Plan` needs to know of a file: kind, size, frames. The file is streamed in as chunks."""
-
-    EncoderInfo: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.vision_service_pb2.EncoderInfoRequest,
         internvl.v1.vision_service_pb2.EncoderInfoResponse,
-    ]
-    """Describes the loaded encoder."""
+    ],
+]
 
 class VisionServiceServicer(metaclass=abc.ABCMeta):
     """Turns pictures and films into visual embeddings."""
