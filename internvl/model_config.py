@@ -191,7 +191,8 @@ def _llm(keys: _Keys) -> LlmConfig:
         rms_norm_eps=keys.get("rms_norm_eps", float),
         rope_theta=keys.get("rope_theta", float),
         max_position_embeddings=max_positions,
-        original_max_position_embeddings=keys.optional("original_max_position_embeddings", int) or max_positions,
+        original_max_position_embeddings=keys.optional("original_max_position_embeddings", int)
+        or max_positions,
         rope_scaling=_rope_scaling(keys.inner("rope_scaling")) if scaling else None,
         hidden_act=keys.one_of("hidden_act", ("silu",)),
         attention_bias=bool(keys.optional("attention_bias", bool)),

@@ -1,0 +1,73 @@
+"""What every server can be told about itself."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from internvl.telemetry import LOG_LEVELS
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Settings of one gRPC server.
+
+    Attributes:
+        listen: `host:port` or `unix:path`; port 0 picks a free one.
+        grace_s: seconds that running calls get to finish when the server stops.
+        drain_delay_s: seconds between saying NOT_SERVING and refusing calls; callers look elsewhere.
+        metrics_listen: `host:port` of the Prometheus endpoint; empty for none.
+        log_level: one of `internvl.telemetry.LOG_LEVELS`.
+        max_message_bytes: largest message taken, in bytes. Tiles of the 4B model need 1.5 MiB.
+    """
+
+    listen: str
+    grace_s: float = 30.0
+    drain_delay_s: float = 0.0
+    metrics_listen: str = ""
+    log_level: str = "info"
+    max_message_bytes: int = 8 * MIB
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> ServerConfig:
+        """Build from the flags that `add_server_flags` declared."""
+        return cls(
+            listen=args.listen,
+            grace_s=args.grace_seconds,
+            drain_delay_s=args.drain_delay_seconds,
+            metrics_listen=args.metrics_listen,
+            log_level=args.log_level,
+        )
+
+
+def add_server_flags(parser: argparse.ArgumentParser, default_listen: str) -> None:
+    """Declare the flags that every server has."""
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--listen", default=default_listen, metavar="HOST:PORT", help="address to serve gRPC on"
+    )
+    group.add_argument(
+        "--metrics-listen",
+        default="",
+        metavar="HOST:PORT",
+        help="address to serve Prometheus metrics on (off)",
+    )
+    group.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="time for running calls to finish on SIGTERM",
+    )
+    group.add_argument(
+        "--drain-delay-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="time between reporting NOT_SERVING and refusing new calls",
+    )
+    group.add_argument(
+        "--log-level", default="info", choices=LOG_LEVELS, help="least severe log line to write"
+    )

@@ -1,0 +1,111 @@
+"""What happens around every call: errors become status, and the outcome is logged and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+from grpc_status.rpc_status import to_status
+from prometheus_client import Counter, Histogram
+
+from internvl.errors import InternalError, ServingError, status_code
+from internvl.rpc.status import status_from_error
+from internvl.telemetry import get_logger
+
+CALLS = Counter("internvl_grpc_calls", "Finished calls by method and status.", ["method", "code"])
+CALL_SECONDS = Histogram(
+    "internvl_grpc_call_seconds",
+    "Duration of calls in seconds, first byte to status.",
+    ["method"],
+    buckets=(0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+
+Handler = Any  # grpc.RpcMethodHandler; its generics differ between grpc and its stubs
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = get_logger("rpc")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler of our own services; health and reflection pass through."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/internvl."):
+            return handler
+        return _wrap(handler, method)
+
+
+def _wrap(handler: Handler, method: str) -> Handler:
+    options = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(_single(handler.unary_unary, method), **options)
+    if handler.stream_unary:
+        return grpc.stream_unary_rpc_method_handler(_single(handler.stream_unary, method), **options)
+    if handler.unary_stream:
+        return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, method), **options)
+    return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, method), **options)
+
+
+def _single(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: Context) -> Any:
+        async with _observed(context, method):
+            return await behaviour(request, context)
+
+    return call
+
+
+def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with _observed(context, method), aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return call
+
+
+@asynccontextmanager
+async def _observed(context: Context, method: str) -> AsyncIterator[None]:
+    started = time.monotonic()
+    code = grpc.StatusCode.OK
+    try:
+        yield
+    except ServingError as error:
+        code = status_code(error)
+        _log.info("call refused", method=method, code=code.name, reason=error.reason)
+        await context.abort_with_status(to_status(status_from_error(error)))
+    except (asyncio.CancelledError, GeneratorExit):
+        code = grpc.StatusCode.CANCELLED
+        raise
+    except Exception as error:
+        if _peer_is_gone(error):
+            code = grpc.StatusCode.CANCELLED
+            raise asyncio.CancelledError from error
+        code = grpc.StatusCode.INTERNAL
+        _log.error("call failed", method=method, exc_info=True)
+        status = status_from_error(InternalError("the server failed; its log has the details"))
+        await context.abort_with_status(to_status(status))
+    finally:
+        CALLS.labels(method, code.name).inc()
+        CALL_SECONDS.labels(method).observe(time.monotonic() - started)
+
+
+def _peer_is_gone(error: Exception) -> bool:
+    """Whether a write failed because the client went away.
+
+    A handler blocked in a write when its call is cancelled gets this private exception of grpc's core, not
+    CancelledError.
+    """
+    return type(error).__name__ == "ExecuteBatchError"
