@@ -1,0 +1,1 @@
+"""What composes the tiers: images, manifests, the one-machine launcher."""
