@@ -1,0 +1,1 @@
+"""The embedded default checkpoint (`nano/`) and the recipe that trains it (`recipe/`)."""
