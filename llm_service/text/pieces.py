@@ -1,0 +1,80 @@
+"""What each token id adds to decoded text: the table a detokenizer walks, one entry an id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from sentencepiece import SentencePieceProcessor
+
+from llm_service.text.tokenizer_files import AddedToken
+
+WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # sentencepiece's visible stand-in for a space
+
+
+class PieceKind(Enum):
+    """How a token takes part in decoding with special tokens skipped."""
+
+    SKIPPED = auto()
+    """A special token, or an id that no token has."""
+    TEXT = auto()
+    """An ordinary piece."""
+    BYTE = auto()
+    """One byte of a character that has no piece of its own."""
+    ADDED = auto()
+    """An added token that is not special: its text shows, set off by spaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token's share of the text.
+
+    Attributes:
+        kind: how it is decoded.
+        text: what TEXT and ADDED show, with spaces for word marks.
+        byte: the value of a BYTE, else 0.
+        marks_word: whether the text starts with a space that stands for the mark of a word.
+    """
+
+    kind: PieceKind
+    text: str = ""
+    byte: int = 0
+    marks_word: bool = False
+
+
+SKIPPED = Piece(PieceKind.SKIPPED)
+
+
+def piece_table(
+    model: SentencePieceProcessor, added: Mapping[int, AddedToken], special: Set[str]
+) -> tuple[Piece, ...]:
+    """One piece an id, from 0 to the largest id of the model and the added tokens."""
+    size = max(model.get_piece_size(), 1 + max(added))
+    contents = {token.content for token in added.values()}
+    return tuple(_piece(token_id, model, added, contents, special) for token_id in range(size))
+
+
+def _piece(
+    token_id: int,
+    model: SentencePieceProcessor,
+    added: Mapping[int, AddedToken],
+    contents: Set[str],
+    special: Set[str],
+) -> Piece:
+    if token_id in added:
+        text = added[token_id].content
+    elif token_id < model.get_piece_size():
+        text = model.id_to_piece(token_id)
+    else:
+        return SKIPPED  # a gap between the model and the added tokens
+    # The reference tells these kinds apart by text, not by id.
+    if text in special:
+        return SKIPPED
+    if text in contents:
+        return Piece(PieceKind.ADDED, text)
+    if model.is_byte(token_id):
+        return Piece(PieceKind.BYTE, byte=int(text[1:-1], 16))
+    if model.is_control(token_id) or model.is_unknown(token_id):
+        return Piece(PieceKind.TEXT, model.decode([token_id]))
+    return Piece(PieceKind.TEXT, text.replace(WORD_MARK, " "), marks_word=text.startswith(WORD_MARK))
