@@ -1,0 +1,111 @@
+"""The operators a model tier may use: one interface, so that another implementation can take their place.
+
+A model is written against `Ops` and gets an implementation when it is loaded (`open_ops`). Weights are packed
+by that implementation into holders it owns (`Matrix`, `Linear`), so a native one may keep them in its own
+layout or type. Activations are Paddle tensors, token-major: [tokens, channels] or [tiles, tokens, channels].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from kernels.runtime import Device, quiet_import
+
+with quiet_import():
+    import paddle
+
+Tensor: TypeAlias = paddle.Tensor
+
+
+class Matrix(Protocol):
+    """A weight matrix [out, in] in storage its implementation chose."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x W^T + b, with W packed by the implementation that will apply it."""
+
+    weight: Matrix
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Normalisation over the last axis: LayerNorm when `bias` is set, RMSNorm otherwise."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+
+class Ops(Protocol):
+    """Everything the two models compute. `dtype` below is the device's compute type."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def pack(self, weight: np.ndarray) -> Matrix:
+        """Take over a weight matrix [out, in] of any float type; the array may be freed afterwards."""
+        ...
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """Copy a float array to the device as `dtype`."""
+        ...
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        """Copy a tensor to the host as float32."""
+        ...
+
+    def linear(self, x: Tensor, layer: Linear) -> Tensor:
+        """[..., in] -> [..., out]."""
+        ...
+
+    def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
+        """Rows of a [vocab, channels] table: int64 [n] -> [n, channels]."""
+        ...
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """LayerNorm or RMSNorm over the last axis, statistics in float32."""
+        ...
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """x * Phi(x), the exact (erf) form."""
+        ...
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """silu(first half) * second half of the last axis: [..., 2 m] -> [..., m]."""
+        ...
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate channel pairs (i, i + d/2): x [n, heads, d], cos and sin [n, 1, d/2]."""
+        ...
+
+    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Every token sees all tokens of its tile: three [tiles, n, heads, d] -> [tiles, n, heads * d]."""
+        ...
+
+    def causal_attention(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The last n tokens of one sequence against its whole cache (prefill, prefill with past, decode).
+
+        Args:
+            q: [n, heads, d], already rotated.
+            keys, values: [kv_heads, total, d] with total >= n; query i sees keys up to total - n + i.
+                heads must be a multiple of kv_heads; query head h reads key head h * kv_heads // heads.
+
+        Returns:
+            [n, heads * d].
+        """
+        ...
+
+
+def open_ops(device: Device) -> Ops:
+    """The best implementation for the device; today plain Paddle operators on all of them."""
+    from kernels.paddle_ops import PaddleOps
+
+    return PaddleOps(device)

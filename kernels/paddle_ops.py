@@ -1,0 +1,90 @@
+"""`Ops` in plain Paddle operators: the implementation every other one is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from kernels.attention import causal_attention, full_attention
+from kernels.ops import Linear, Matrix, Norm, Tensor
+from kernels.runtime import Device
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMatrix:
+    """Row-major [out, in] in the device's compute type."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.tensor.shape
+        return rows, columns
+
+
+class PaddleOps:
+    """See `kernels.ops.Ops`. On GPU in bfloat16 this has never been run."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def pack(self, weight: np.ndarray) -> DenseMatrix:
+        return DenseMatrix(self.tensor(weight))
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        # astype: Paddle's own import knows no ml_dtypes.bfloat16, and float32 holds every bfloat16 exactly.
+        host = np.ascontiguousarray(array, dtype=np.float32)
+        tensor = paddle.to_tensor(host, place=self._device.place)
+        return tensor if self._device.dtype == "float32" else tensor.astype(self._device.dtype)
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        array: np.ndarray = _as_float32(tensor).numpy()
+        return array
+
+    def linear(self, x: Tensor, layer: Linear) -> Tensor:
+        product = paddle.matmul(x, _dense(layer.weight), transpose_y=True)
+        # A separate in-place add: F.linear with a bias takes 1.7 times as long on CPU.
+        return product if layer.bias is None else product.add_(layer.bias)
+
+    def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
+        return F.embedding(paddle.to_tensor(ids, place=self._device.place), _dense(table))
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        if norm.bias is not None:
+            return F.layer_norm(x, x.shape[-1], norm.weight, norm.bias, norm.eps)
+        wide = _as_float32(x)
+        scale = paddle.rsqrt((wide * wide).mean(-1, keepdim=True) + norm.eps)
+        return (wide * scale).astype(x.dtype) * norm.weight
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate=False)
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        return F.swiglu(gate_up)
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = paddle.split(x, 2, axis=-1)
+        return paddle.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return full_attention(q, k, v)
+
+    def causal_attention(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return causal_attention(q, keys, values)
+
+
+def _dense(matrix: Matrix) -> Tensor:
+    if not isinstance(matrix, DenseMatrix):
+        raise TypeError(f"weight packed by another implementation: {type(matrix).__name__}")
+    return matrix.tensor
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == paddle.float32 else tensor.astype("float32")

@@ -1,0 +1,148 @@
+"""Process set-up for Paddle on this machine, and the choice of the device it computes on.
+
+Paddle reads its environment once, at import. `prepare` must run before that; importing `kernels` does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from internvl.errors import ConfigError
+
+DType = Literal["float32", "bfloat16"]
+
+# mallopt(3) parameters (malloc.h). Paddle's CPU tensors are plain malloc'ed blocks: with glibc's defaults
+# every large activation is mmap'ed, page-faulted and unmapped again on each operator, which costs more than
+# the arithmetic (add of 16 MiB: 10 ms, with these settings 1 ms; LayerNorm of 4 MiB: 6.4 ms, then 0.6 ms).
+_MALLOC_SETTINGS = (
+    (-3, 1 << 30),  # M_MMAP_THRESHOLD: blocks below 1 GiB come from the heap and are reused
+    (-1, (1 << 31) - 1),  # M_TRIM_THRESHOLD: keep freed memory, the next operator wants it back
+    (-2, 1 << 28),  # M_TOP_PAD: grow the heap in steps of 256 MiB (address space, touched only on use)
+    (-8, 1),  # M_ARENA_MAX: a second thread gets the same heap, not a 64 MiB arena that falls back to mmap
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where and in which type a model computes.
+
+    Attributes:
+        kind: "cpu" or "gpu".
+        index: number of the GPU; 0 on CPU.
+        dtype: type of weights and activations. Norm statistics, softmax and logits are float32 in any case.
+    """
+
+    kind: Literal["cpu", "gpu"]
+    index: int
+    dtype: DType
+
+    @property
+    def place(self) -> str:
+        """Paddle's name of the device."""
+        return "cpu" if self.kind == "cpu" else f"gpu:{self.index}"
+
+
+CPU = Device("cpu", 0, "float32")
+
+
+def prepare(threads: int | None = None) -> None:
+    """Set what Paddle, MKL, OpenMP and malloc read from the process; a no-op once paddle is imported.
+
+    Args:
+        threads: size of the compute pool. By default OMP_NUM_THREADS if set, else the cores this process
+            may use.
+
+    Raises:
+        ConfigError: `threads` asks for another count than the one paddle was already imported with.
+    """
+    count = str(threads or os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    if "paddle" in sys.modules:
+        if threads is not None and os.environ.get("OMP_NUM_THREADS") != count:
+            raise ConfigError("threads: must be set before paddle is imported")
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads"):
+        os.environ[name] = count
+    # MKL may otherwise use fewer threads than it was given; measured 1 of 2.
+    os.environ["MKL_DYNAMIC"] = "FALSE"
+    if _is_amd():
+        # The MKL in Paddle's wheel takes a generic SSE path on AMD unless told to trust AVX2:
+        # 38 -> 191 GFLOP/s for a float32 product of 256 x 3072 x 9216 on two Zen 4 cores.
+        os.environ["MKL_DEBUG_CPU_TYPE"] = "5"
+    _tune_malloc()
+    # Paddle looks for a compiler cache at import; a server compiles nothing.
+    warnings.filterwarnings("ignore", message="No ccache found")
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Hide the advice on OMP_NUM_THREADS that paddle prints at import; it is about OpenBLAS builds."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def open_device(name: str, dtype: DType | None = None) -> Device:
+    """Check that this machine has the device and make it Paddle's current one.
+
+    Args:
+        name: "cpu", "gpu" or "gpu:N".
+        dtype: "float32" on CPU (Paddle has no bfloat16 product there); on GPU "bfloat16" by default.
+
+    Raises:
+        ConfigError: unknown name, no CUDA in the installed paddle, no such GPU, or a type the device lacks.
+    """
+    match = re.fullmatch(r"cpu|gpu(?::(\d+))?", name)
+    if match is None:
+        raise ConfigError(f"device: {name!r} is not one of cpu, gpu, gpu:N")
+    if name == "cpu":
+        if dtype not in (None, "float32"):
+            raise ConfigError(f"dtype: {dtype} is not available on cpu; use float32")
+        return _activate(CPU)
+    device = Device("gpu", int(match[1] or 0), dtype or "bfloat16")
+    _check_gpu(device)
+    return _activate(device)
+
+
+def _activate(device: Device) -> Device:
+    with quiet_import():
+        import paddle
+
+    paddle.device.set_device(device.place)
+    return device
+
+
+def _check_gpu(device: Device) -> None:
+    with quiet_import():
+        import paddle
+
+    if not paddle.device.is_compiled_with_cuda():
+        raise ConfigError(
+            f"device: {device.place} needs a paddlepaddle-gpu build; the installed paddle has no CUDA"
+        )
+    count = paddle.device.cuda.device_count()
+    if device.index >= count:
+        raise ConfigError(f"device: {device.place} does not exist; this machine has {count} GPU(s)")
+
+
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+
+
+def _tune_malloc() -> None:
+    """Apply the malloc settings to the running process (MALLOC_* variables only count at its start)."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc: correct all the same, only slower
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _MALLOC_SETTINGS:
+            mallopt(parameter, value)
