@@ -75,7 +75,8 @@ PROTOC = .venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos \
 define generate
 	rm -rf $(1)/internvl/v1/*_pb2*
 	mkdir -p $(1)
-	$(PROTOC) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+	$(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS)
+	$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(filter %_service.proto,$(PROTOS))
 endef
 
 protos: .venv-protos/stamp ## write the stubs of internvl/v1 from the protos
