@@ -10,11 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from internvl.config_keys import ConfigKeys
 from internvl.errors import ConfigError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +115,28 @@ def read_model_config(folder: Path) -> InternVLConfig:
     """Read `folder/config.json`.
 
     Raises:
-        ConfigError: no such file, not JSON, a missing key, a wrong type or an unknown architecture.
+        ConfigError: no such file, not JSON, a missing key, a wrong type or value, or an unknown architecture.
     """
-    file = folder / "config.json"
+    return parse_model_config(load_raw_config(folder / "config.json"))
+
+
+def load_raw_config(file: Path) -> dict[str, Any]:
+    """Read a config file as parsed JSON, its values unchecked.
+
+    Raises:
+        ConfigError: no such file, or not a JSON object.
+    """
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; a checkpoint folder needs a config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: cannot be read ({error.strerror}); a checkpoint needs a config.json"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid JSON ({error})") from None
-    return parse_model_config(raw)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: expected a JSON object, found {type(raw).__name__}")
+    return raw
 
 
 def parse_model_config(raw: Mapping[str, Any]) -> InternVLConfig:
@@ -134,62 +145,80 @@ def parse_model_config(raw: Mapping[str, Any]) -> InternVLConfig:
     Raises:
         ConfigError: as `read_model_config`.
     """
-    keys = _Keys(raw, "")
-    if "InternVLChatModel" not in keys.get("architectures", list):
-        raise ConfigError(f"architectures: expected InternVLChatModel, found {raw['architectures']}")
-    return InternVLConfig(
+    keys = ConfigKeys(raw)
+    keys.architecture(("InternVLChatModel",))
+    config = InternVLConfig(
         vision=_vision(keys.inner("vision_config")),
         llm=_llm(keys.inner("llm_config")),
         template=keys.get("template", str),
         select_layer=keys.get("select_layer", int),
         ps_version=keys.one_of("ps_version", ("v1", "v2")),
-        downsample_ratio=keys.get("downsample_ratio", float),
-        force_image_size=keys.get("force_image_size", int),
+        downsample_ratio=keys.positive("downsample_ratio"),
+        force_image_size=keys.count("force_image_size"),
         dynamic_image_size=keys.get("dynamic_image_size", bool),
         use_thumbnail=keys.get("use_thumbnail", bool),
-        min_dynamic_patch=keys.get("min_dynamic_patch", int),
-        max_dynamic_patch=keys.get("max_dynamic_patch", int),
-        torch_dtype=keys.get("torch_dtype", str),
+        min_dynamic_patch=keys.count("min_dynamic_patch"),
+        max_dynamic_patch=keys.count("max_dynamic_patch"),
+        torch_dtype=keys.one_of("torch_dtype", ("bfloat16", "float16", "float32")),
     )
+    _check_tiles(config)
+    return config
 
 
-def _vision(keys: _Keys) -> VisionConfig:
-    return VisionConfig(
-        hidden_size=keys.get("hidden_size", int),
-        num_hidden_layers=keys.get("num_hidden_layers", int),
-        num_attention_heads=keys.get("num_attention_heads", int),
-        intermediate_size=keys.get("intermediate_size", int),
-        image_size=keys.get("image_size", int),
-        patch_size=keys.get("patch_size", int),
-        num_channels=keys.get("num_channels", int),
+def _check_tiles(config: InternVLConfig) -> None:
+    """The grid of patches must fold evenly, and the tower must have the layer that is read out."""
+    fold = 1 / config.downsample_ratio
+    if fold != round(fold) or config.vision.patches_per_side % round(fold):
+        raise ConfigError(
+            f"downsample_ratio: {config.downsample_ratio} does not fold a grid of "
+            f"{config.vision.patches_per_side} x {config.vision.patches_per_side} patches"
+        )
+    layers = config.vision.num_hidden_layers
+    if not -layers - 1 <= config.select_layer <= layers:
+        raise ConfigError(
+            f"select_layer: {config.select_layer} is not among {layers} layers and the embedding"
+        )
+    if config.min_dynamic_patch > config.max_dynamic_patch:
+        raise ConfigError(f"min_dynamic_patch: {config.min_dynamic_patch} is over max_dynamic_patch")
+
+
+def _vision(keys: ConfigKeys) -> VisionConfig:
+    config = VisionConfig(
+        hidden_size=keys.count("hidden_size"),
+        num_hidden_layers=keys.count("num_hidden_layers"),
+        num_attention_heads=keys.count("num_attention_heads"),
+        intermediate_size=keys.count("intermediate_size"),
+        image_size=keys.count("image_size"),
+        patch_size=keys.count("patch_size"),
+        num_channels=keys.count("num_channels"),
         qkv_bias=keys.get("qkv_bias", bool),
         qk_normalization=keys.get("qk_normalization", bool),
         norm_type=keys.one_of("norm_type", ("layer_norm", "rms_norm")),
-        layer_norm_eps=keys.get("layer_norm_eps", float),
+        layer_norm_eps=keys.positive("layer_norm_eps"),
         hidden_act=keys.one_of("hidden_act", ("gelu",)),
     )
+    _check_divides(keys, "num_attention_heads", config.num_attention_heads, config.hidden_size)
+    _check_divides(keys, "patch_size", config.patch_size, config.image_size)
+    return config
 
 
 LLM_ARCHITECTURES = ("Phi3ForCausalLM", "InternLM2ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM")
 
 
-def _llm(keys: _Keys) -> LlmConfig:
-    architecture = keys.get("architectures", list)[0]
-    if architecture not in LLM_ARCHITECTURES:
-        known = ", ".join(LLM_ARCHITECTURES)
-        raise ConfigError(f"llm_config.architectures: unknown architecture {architecture!r}; known: {known}")
-    max_positions = keys.get("max_position_embeddings", int)
+def _llm(keys: ConfigKeys) -> LlmConfig:
+    architecture = keys.architecture(LLM_ARCHITECTURES)
+    max_positions = keys.count("max_position_embeddings")
     scaling = keys.optional("rope_scaling", dict)
-    return LlmConfig(
+    config = LlmConfig(
         architecture=architecture,
-        vocab_size=keys.get("vocab_size", int),
-        hidden_size=keys.get("hidden_size", int),
-        intermediate_size=keys.get("intermediate_size", int),
-        num_hidden_layers=keys.get("num_hidden_layers", int),
-        num_attention_heads=keys.get("num_attention_heads", int),
-        num_key_value_heads=keys.get("num_key_value_heads", int),
-        rms_norm_eps=keys.get("rms_norm_eps", float),
-        rope_theta=keys.get("rope_theta", float),
+        vocab_size=keys.count("vocab_size"),
+        hidden_size=keys.count("hidden_size"),
+        intermediate_size=keys.count("intermediate_size"),
+        num_hidden_layers=keys.count("num_hidden_layers"),
+        num_attention_heads=keys.count("num_attention_heads"),
+        num_key_value_heads=keys.count("num_key_value_heads"),
+        rms_norm_eps=keys.positive("rms_norm_eps"),
+        rope_theta=keys.positive("rope_theta"),
         max_position_embeddings=max_positions,
         original_max_position_embeddings=keys.optional("original_max_position_embeddings", int)
         or max_positions,
@@ -201,49 +230,39 @@ def _llm(keys: _Keys) -> LlmConfig:
         bos_token_id=keys.get("bos_token_id", int),
         eos_token_id=keys.get("eos_token_id", int),
     )
+    _check_divides(keys, "num_attention_heads", config.num_attention_heads, config.hidden_size)
+    _check_divides(keys, "num_key_value_heads", config.num_key_value_heads, config.num_attention_heads)
+    _check_frequencies(config)
+    return config
 
 
-def _rope_scaling(keys: _Keys) -> RopeScaling | None:
+def _check_divides(keys: ConfigKeys, key: str, value: int, whole: int) -> None:
+    if whole % value:
+        raise keys.wrong(key, f"{value} does not divide {whole}")
+
+
+def _check_frequencies(config: LlmConfig) -> None:
+    """Rotary position needs pairs of channels, and a factor for each pair."""
+    if config.head_dim % 2:
+        raise ConfigError(
+            f"llm_config.hidden_size: heads of {config.head_dim} channels cannot be rotated in pairs"
+        )
+    if config.rope_scaling is None:
+        return
+    for key in ("short_factor", "long_factor"):
+        found = len(getattr(config.rope_scaling, key))
+        if found != config.head_dim // 2:
+            raise ConfigError(
+                f"llm_config.rope_scaling.{key}: expected {config.head_dim // 2} factors, found {found}"
+            )
+
+
+def _rope_scaling(keys: ConfigKeys) -> RopeScaling | None:
     kind = keys.one_of("type", ("su", "longrope", "dynamic"))
     if kind == "dynamic":
         return None
     return RopeScaling(
         type=kind,
-        short_factor=tuple(float(value) for value in keys.get("short_factor", list)),
-        long_factor=tuple(float(value) for value in keys.get("long_factor", list)),
+        short_factor=keys.factors("short_factor"),
+        long_factor=keys.factors("long_factor"),
     )
-
-
-class _Keys:
-    """Typed look-ups that name the full key in every complaint."""
-
-    def __init__(self, raw: Mapping[str, Any], prefix: str) -> None:
-        self._raw = raw
-        self._prefix = prefix
-
-    def get(self, key: str, kind: type[T]) -> T:
-        if self._raw.get(key) is None:
-            raise ConfigError(f"{self._prefix}{key}: missing from config.json")
-        value = self.optional(key, kind)
-        if value is None:
-            raise ConfigError(f"{self._prefix}{key}: missing from config.json")
-        return value
-
-    def optional(self, key: str, kind: type[T]) -> T | None:
-        value = self._raw.get(key)
-        if value is None:
-            return None
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return kind(value)  # type: ignore[call-arg]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"{self._prefix}{key}: expected {kind.__name__}, found {type(value).__name__}")
-        return value
-
-    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.get(key, str)
-        if value not in allowed:
-            raise ConfigError(f"{self._prefix}{key}: {value!r} is not one of {', '.join(allowed)}")
-        return value
-
-    def inner(self, key: str) -> _Keys:
-        return _Keys(self.get(key, dict), f"{self._prefix}{key}.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from internvl.checkpoint.progress import ProgressHook
 from internvl.checkpoint.random_weights import random_tensors
+from internvl.checkpoint.synthetic_tokenizer import can_make_tokenizer, write_tokenizer
 from internvl.checkpoint.tensor_specs import expected_tensors
 from internvl.checkpoint.writer import WriteOptions, write_weights
 from internvl.errors import CheckpointError
@@ -20,27 +21,37 @@ def write_random_checkpoint(
     raw_config: Mapping[str, Any],
     *,
     seed: int = 0,
+    dtype: str | None = None,
     options: WriteOptions | None = None,
     progress: ProgressHook | None = None,
-) -> None:
+) -> bool:
     """Write `raw_config` and random weights for it into an empty folder.
 
     Args:
         raw_config: the parsed config.json of the model to imitate.
         seed: the same seed and config give the same weights in every layout and file format.
-        options: layout, file format and dtype; default: as released, in the config's torch_dtype.
+        dtype: bfloat16, float16 or float32; default: the config's torch_dtype.
+        options: layout and file format; default: as released.
+
+    Returns:
+        Whether tokenizer files were made up too. Their form is known for Phi-3 only.
 
     Raises:
         ConfigError: the config is incomplete.
         CheckpointError: the folder is not empty, or the disk is too small.
     """
     config = parse_model_config(raw_config)
-    options = options or WriteOptions(dtype=config.torch_dtype)
+    dtype = dtype or config.torch_dtype
     require_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
+    has_tokenizer = can_make_tokenizer(config.llm)
+    if has_tokenizer:
+        write_tokenizer(folder, config.llm)
     specs = list(expected_tensors(config).values())
-    write_weights(folder, specs, random_tensors(specs, seed, options.dtype), options, progress)
+    tensors = random_tensors(specs, seed, dtype)
+    write_weights(folder, [(spec, dtype) for spec in specs], tensors, options or WriteOptions(), progress)
+    return has_tokenizer
 
 
 def require_empty(folder: Path) -> None:

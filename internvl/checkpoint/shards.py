@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ class TensorEntry:
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
 
 
 class Shard(Protocol):

@@ -29,6 +29,7 @@ from internvl.checkpoint.tensor_specs import TensorSpec
 from internvl.errors import CheckpointError
 
 NamedArray = tuple[str, NDArray[Any]]
+TypedSpec = tuple[TensorSpec, str]
 
 
 class FileFormat(StrEnum):
@@ -41,19 +42,17 @@ class WriteOptions:
     """How the weights are laid out on disk. The default is what OpenGVLab releases.
 
     Attributes:
-        dtype: of the weights: bfloat16, float16 or float32.
         max_shard_bytes: size at which a new file starts; a larger single tensor gets a file of its own.
     """
 
     layout: Layout = Layout.HF
     file_format: FileFormat = FileFormat.SAFETENSORS
-    dtype: str = "bfloat16"
     max_shard_bytes: int = 5_000_000_000
 
 
 def write_weights(
     folder: Path,
-    specs: Sequence[TensorSpec],
+    specs: Sequence[TypedSpec],
     tensors: Iterable[NamedArray],
     options: WriteOptions,
     progress: ProgressHook | None = None,
@@ -61,8 +60,9 @@ def write_weights(
     """Write the weight files and, if there are several, their index.
 
     Args:
-        specs: name and Hugging Face shape of every tensor, in the order in which `tensors` yields them.
-        tensors: arrays in Hugging Face orientation; each is cast to the wanted dtype.
+        specs: what is to come, in the order in which `tensors` yields it: spec, and dtype on disk
+            (bfloat16, float16 or float32).
+        tensors: arrays in Hugging Face orientation; each is cast to its dtype on disk.
 
     Raises:
         CheckpointError: the disk is too small, or a tensor is not the one announced.
@@ -74,7 +74,7 @@ def write_weights(
     total = sum(entry.nbytes for shard in shards for entry in shard)
     _check_space(folder, total)
     names = _file_names(options.file_format, len(shards))
-    arrays = _stored(tensors, specs, options, total, progress)
+    arrays = _stored(tensors, specs, options.layout, total, progress)
     for name, shard in zip(names, shards, strict=True):
         _write_shard(folder / name, shard, islice(arrays, len(shard)), options)
     if len(shards) > 1:
@@ -86,17 +86,16 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
-def _plan(specs: Sequence[TensorSpec], options: WriteOptions) -> list[list[TensorEntry]]:
+def _plan(specs: Sequence[TypedSpec], options: WriteOptions) -> list[list[TensorEntry]]:
     """Fill files in order; a file ends before the tensor that would overflow it."""
-    itemsize = numpy_dtype(options.dtype).itemsize
     shards: list[list[TensorEntry]] = [[]]
     size = 0
-    for spec in specs:
-        nbytes = spec.parameters * itemsize
+    for spec, dtype in specs:
+        nbytes = spec.parameters * numpy_dtype(dtype).itemsize
         if shards[-1] and size + nbytes > options.max_shard_bytes:
             shards.append([])
             size = 0
-        shards[-1].append(TensorEntry(spec.name, stored_shape(spec, options.layout), options.dtype, nbytes))
+        shards[-1].append(TensorEntry(spec.name, stored_shape(spec, options.layout), dtype, nbytes))
         size += nbytes
     return shards
 
@@ -117,20 +116,19 @@ def _file_names(file_format: FileFormat, count: int) -> list[str]:
 
 def _stored(
     tensors: Iterable[NamedArray],
-    specs: Sequence[TensorSpec],
-    options: WriteOptions,
+    specs: Sequence[TypedSpec],
+    layout: Layout,
     total: int,
     progress: ProgressHook | None,
 ) -> Iterator[NamedArray]:
     """Check, cast and turn each tensor into what its file holds."""
-    dtype = numpy_dtype(options.dtype)
     done = 0
-    for spec, (name, array) in zip(specs, tensors, strict=True):
+    for (spec, dtype), (name, array) in zip(specs, tensors, strict=True):
         if (name, array.shape) != (spec.name, spec.shape):
             raise CheckpointError(
                 f"expected {spec.name} {list(spec.shape)}, was given {name} {list(array.shape)}"
             )
-        stored = np.ascontiguousarray(reorient(array.astype(dtype, copy=False), spec, options.layout))
+        stored = np.ascontiguousarray(reorient(array.astype(numpy_dtype(dtype), copy=False), spec, layout))
         yield name, stored
         done += stored.nbytes
         if progress is not None:
