@@ -1,0 +1,205 @@
+"""The public service: reads requests, runs turns, writes answers."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+import grpc
+
+from gateway import metrics
+from gateway.backends import Deadline
+from gateway.concurrency import Emit, piped, task_group, together
+from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Role, Text
+from gateway.conversations import Conversation, ConversationStore
+from gateway.events import event_to_proto, result_to_proto
+from gateway.planning import plan_turn
+from gateway.prompt import Prompt
+from gateway.turn import Tiers, Turn, TurnRequest
+from gateway.wire import RequestLimits, conversation_to_proto, plan_layout, read_messages
+from internvl.errors import BadMedia, InvalidField, NotFound
+from internvl.telemetry import get_logger
+from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Events held for a client that reads slowly; beyond them the turn waits.
+_EVENTS_AHEAD = 64
+_MAX_REQUEST_ID = 128
+
+_log = get_logger("gateway")
+
+
+class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
+    """`internvl.v1.ChatService` over two tiers, a media store and a conversation store."""
+
+    def __init__(self, tiers: Tiers, conversations: ConversationStore, limits: RequestLimits) -> None:
+        self._tiers = tiers
+        self._conversations = conversations
+        self._limits = limits
+
+    async def Chat(
+        self, request: chat_service_pb2.ChatRequest, context: Context
+    ) -> AsyncIterator[chat_service_pb2.ChatResponse]:
+        turn = partial(self._turn, request, _deadline(context), time.monotonic())
+        with metrics.TURNS.track_inprogress():
+            async with piped(turn, _EVENTS_AHEAD) as (events, task):
+                # A client that leaves while we write to it does not interrupt this generator at once.
+                context.add_done_callback(lambda _: task.cancel())  # type: ignore[arg-type]
+                async for event in events:
+                    yield event
+
+    async def PlanTurn(
+        self, request: chat_service_pb2.PlanTurnRequest, context: Context
+    ) -> chat_service_pb2.PlanTurnResponse:
+        conversation = await self._conversation(request)
+        prompt = await self._prompt(request.messages, conversation)
+        plan = await plan_turn(prompt, request.prompt, self._tiers, _deadline(context))
+        return chat_service_pb2.PlanTurnResponse(
+            layouts=[plan_layout(layout) for layout in plan.layouts],
+            visual_tokens=plan.visual_tokens,
+            prompt_tokens=plan.prompt_tokens,
+            context_limit=plan.context_limit,
+            fits=plan.fits,
+        )
+
+    async def UploadMedia(
+        self, request_iterator: AsyncIterator[chat_service_pb2.UploadMediaRequest], context: Context
+    ) -> chat_service_pb2.UploadMediaResponse:
+        media = self._tiers.media
+        async with media.writer("chunk") as upload:
+            async for request in request_iterator:
+                await upload.write(request.chunk)
+            media_id = await upload.commit()
+        with await media.open(media_id) as file:
+            try:
+                info = await self._tiers.vision.inspect(file, _deadline(context))
+            except InvalidField as error:
+                await media.delete(media_id)
+                raise BadMedia("chunk", error.problem, metadata=error.metadata) from error
+        return chat_service_pb2.UploadMediaResponse(media_id=media_id, size_bytes=upload.size, info=info)
+
+    async def CreateConversation(
+        self, request: chat_service_pb2.CreateConversationRequest, context: Context
+    ) -> chat_service_pb2.CreateConversationResponse:
+        opening = []
+        if request.HasField("system_text"):
+            if len(request.system_text.encode()) > self._limits.max_text_bytes:
+                raise InvalidField("system_text", f"at most {self._limits.max_text_bytes} bytes of text")
+            opening.append(Message(Role.SYSTEM, (Text(request.system_text),)))
+        conversation = await self._conversations.create(opening)
+        return chat_service_pb2.CreateConversationResponse(conversation=conversation_to_proto(conversation))
+
+    async def GetConversation(
+        self, request: chat_service_pb2.GetConversationRequest, context: Context
+    ) -> chat_service_pb2.GetConversationResponse:
+        conversation = await self._conversations.get(request.conversation_id)
+        return chat_service_pb2.GetConversationResponse(conversation=conversation_to_proto(conversation))
+
+    async def DeleteConversation(
+        self, request: chat_service_pb2.DeleteConversationRequest, context: Context
+    ) -> chat_service_pb2.DeleteConversationResponse:
+        await self._conversations.delete(request.conversation_id)
+        return chat_service_pb2.DeleteConversationResponse()
+
+    async def ServerInfo(
+        self, request: chat_service_pb2.ServerInfoRequest, context: Context
+    ) -> chat_service_pb2.ServerInfoResponse:
+        deadline = _deadline(context)
+        async with task_group() as tasks:
+            llm = tasks.create_task(self._tiers.llm.info(deadline))
+            vision = tasks.create_task(self._tiers.vision.info(deadline))
+        return chat_service_pb2.ServerInfoResponse(llm=llm.result(), vision=vision.result())
+
+    async def _turn(
+        self,
+        request: chat_service_pb2.ChatRequest,
+        deadline: Deadline,
+        arrived: float,
+        emit: Emit[chat_service_pb2.ChatResponse],
+    ) -> None:
+        """Run one turn and emit its public events; store it if it belongs to a conversation."""
+        conversation = await self._conversation(request)
+        prompt = await self._prompt(request.messages, conversation)
+        turn = Turn(
+            TurnRequest(
+                request_id=_request_id(request),
+                prompt=prompt,
+                sampling=request.sampling,
+                options=request.prompt,
+                deadline=deadline,
+                arrived=arrived,
+            ),
+            self._tiers,
+            emit=lambda event: emit(event_to_proto(event)),
+        )
+        answer = await turn.run()
+        version = None
+        if conversation is not None:
+            said = (*prompt.messages, Message(Role.ASSISTANT, (Text(answer.text),)))
+            version = await self._conversations.append(
+                conversation.conversation_id, conversation.version, said
+            )
+        await emit(result_to_proto(answer, version))
+
+    async def _conversation(
+        self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest
+    ) -> Conversation | None:
+        if not request.HasField("conversation_id"):
+            return None
+        return await self._conversations.get(request.conversation_id)
+
+    async def _prompt(
+        self, messages: Sequence[content_pb2.Message], conversation: Conversation | None
+    ) -> Prompt:
+        """Check what was said, put its media into the store, and join it to the conversation."""
+        incoming = read_messages(messages, self._limits, continues=conversation is not None)
+        history = conversation.messages if conversation is not None else ()
+        self._check_visuals(history, incoming)
+        stored = await together(
+            self._store_media(message, f"messages[{number}]") for number, message in enumerate(incoming)
+        )
+        return Prompt(history, tuple(stored))
+
+    def _check_visuals(self, history: Sequence[Message], incoming: Sequence[IncomingMessage]) -> None:
+        messages: list[Message | IncomingMessage] = [*history, *incoming]
+        count = sum(not isinstance(part, Text) for message in messages for part in message.parts)
+        limit = self._limits.max_visuals
+        if count > limit:
+            raise InvalidField(
+                "messages",
+                f"at most {limit} pictures and films in a prompt, got {count}",
+                metadata={"limit": limit, "got": count},
+            )
+
+    async def _store_media(self, message: IncomingMessage, field: str) -> Message:
+        parts = [
+            await self._store_part(part, f"{field}.parts[{position}]")
+            for position, part in enumerate(message.parts)
+        ]
+        return Message(message.role, tuple(parts))
+
+    async def _store_part(self, part: Part | InlineMedia, field: str) -> Part:
+        match part:
+            case InlineMedia(data, options):
+                media = Media("", options)
+                return Media(await self._tiers.media.put(data, f"{field}.{media.kind}"), options)
+            case Media(media_id, _) if media_id not in self._tiers.media:
+                raise NotFound(f"{field}.{part.kind}.source.media_id: no media of this id is stored")
+            case _:
+                return part
+
+
+def _request_id(request: chat_service_pb2.ChatRequest) -> str:
+    if not request.HasField("request_id"):
+        return uuid.uuid4().hex
+    if not 1 <= len(request.request_id) <= _MAX_REQUEST_ID or not request.request_id.isprintable():
+        raise InvalidField("request_id", f"must be 1 to {_MAX_REQUEST_ID} printable characters")
+    return request.request_id
+
+
+def _deadline(context: Context) -> Deadline:
+    return Deadline.after(context.time_remaining())

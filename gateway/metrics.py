@@ -1,0 +1,19 @@
+"""What the gateway counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+TILES_FORWARDED = Counter("internvl_gateway_tiles_forwarded", "Tiles moved from vision to language.")
+TILE_BYTES_FORWARDED = Counter("internvl_gateway_tile_bytes_forwarded", "Bytes of those tiles.")
+LAYOUT_LOOKUPS = Counter(
+    "internvl_gateway_layout_lookups", "Visuals of prompts, by whether their layout was known.", ["known"]
+)
+TURNS = Gauge("internvl_gateway_turns", "Turns under way.")
+FIRST_TEXT_SECONDS = Histogram(
+    "internvl_gateway_first_text_seconds",
+    "From the arrival of a turn to its first text, in seconds.",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
+MEDIA_BYTES = Gauge("internvl_gateway_media_bytes", "Bytes held in the media store.")
+MEDIA_DROPPED = Counter("internvl_gateway_media_dropped", "Files dropped to stay below the quota.")

@@ -1,0 +1,110 @@
+"""The prompt of one turn: which pictures it holds, and what each part is called in the public request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway.content import Layout, Media, Message, Text
+from gateway.wire import layout_to_proto, role_number
+from internvl.errors import InternalError, InvalidField, NotFound
+from internvl.v1 import llm_service_pb2
+
+_LLM_MESSAGE = re.compile(r"messages\[(\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Visual:
+    """A picture or film of a prompt.
+
+    Attributes:
+        index: its number within the prompt, from 0.
+        media: what it is.
+        field: path of its part in the public request.
+    """
+
+    index: int
+    media: Media
+    field: str
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Name this part of the public request in errors of the vision tier and of the media store."""
+        try:
+            yield
+        except InvalidField as error:
+            raise _renamed(error, self._public_field(error.field)) from error
+        except NotFound as error:
+            raise NotFound(f"{self.field}: {error.message}") from error
+
+    def _public_field(self, field: str) -> str:
+        """`open.image.max_tiles` is an option of this part; everything else is about the file."""
+        prefix = f"open.{self.media.kind}."
+        return (
+            f"{self.field}.options.{field.removeprefix(prefix)}" if field.startswith(prefix) else self.field
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """All messages that the model reads in one turn.
+
+    Attributes:
+        history: messages of earlier turns, from the conversation store.
+        messages: messages of the request.
+    """
+
+    history: tuple[Message, ...]
+    messages: tuple[Message, ...]
+
+    @property
+    def visuals(self) -> tuple[Visual, ...]:
+        """All pictures and films, in order."""
+        found = [
+            (part, f"{self._field(number)}.parts[{position}].{part.kind}")
+            for number, message in enumerate((*self.history, *self.messages))
+            for position, part in enumerate(message.parts)
+            if isinstance(part, Media)
+        ]
+        return tuple(Visual(index, media, field) for index, (media, field) in enumerate(found))
+
+    def to_proto(self, layouts: Mapping[Media, Layout]) -> list[llm_service_pb2.PromptMessage]:
+        """The prompt as the language tier reads it: layouts in place of media."""
+        return [_prompt_message(message, layouts) for message in (*self.history, *self.messages)]
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Name fields of the public request in errors of the language tier."""
+        try:
+            yield
+        except InvalidField as error:
+            raise _renamed(error, self._public_field(error.field)) from error
+
+    def _public_field(self, field: str) -> str:
+        """`open.sampling.top_p` is `sampling.top_p`; messages count from the first that the client sent."""
+        if field == "tile" or field.startswith("tile."):
+            raise InternalError("the language service refused a tile of the vision service")
+        public = _LLM_MESSAGE.sub(lambda match: self._field(int(match[1])), field.removeprefix("open."))
+        return public.removesuffix(".visual")
+
+    def _field(self, number: int) -> str:
+        earlier = len(self.history)
+        return f"conversation.messages[{number}]" if number < earlier else f"messages[{number - earlier}]"
+
+
+def _renamed(error: InvalidField, field: str) -> InvalidField:
+    renamed = InvalidField(field, error.problem, metadata=error.metadata)
+    renamed.reason = error.reason
+    return renamed
+
+
+def _prompt_message(message: Message, layouts: Mapping[Media, Layout]) -> llm_service_pb2.PromptMessage:
+    parts = [
+        llm_service_pb2.PromptPart(text=part.text)
+        if isinstance(part, Text)
+        else llm_service_pb2.PromptPart(visual=layout_to_proto(layouts[part]))
+        for part in message.parts
+    ]
+    return llm_service_pb2.PromptMessage(role=role_number(message.role), parts=parts)

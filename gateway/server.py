@@ -1,0 +1,53 @@
+"""Puts the gateway together and serves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from gateway.backends import LlmBackend, VisionBackend
+from gateway.chat import ChatService
+from gateway.config import Config
+from gateway.layouts import LayoutMemory
+from gateway.media_store import open_media_store
+from gateway.sqlite_store import open_sqlite_store
+from gateway.turn import Tiers
+from internvl.rpc import open_channel, run_server
+from internvl.rpc.server import Register
+from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
+
+SERVICE_NAMES = (chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,)
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: an address cannot be bound, or the store cannot be opened.
+    """
+    async with assembled(config) as register:
+        await run_server(config.server, register, SERVICE_NAMES)
+
+
+@asynccontextmanager
+async def assembled(config: Config) -> AsyncIterator[Register]:
+    """Open stores and channels, and yield what adds the service to a server.
+
+    A tier need not be there yet: calls that need it fail with UNAVAILABLE until it is, and the gateway itself
+    is ready at once. Its stores stay usable while a tier is away.
+    """
+    async with (
+        open_channel(config.vision) as vision,
+        open_channel(config.llm) as llm,
+        open_media_store(config.media) as media,
+        open_sqlite_store(config.store) as conversations,
+    ):
+        tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory())
+        service = ChatService(tiers, conversations, config.limits)
+
+        def register(server: grpc.aio.Server) -> None:
+            chat_service_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
+
+        yield register
