@@ -1,0 +1,233 @@
+"""The deployment files: valid for Kubernetes, consistent with each other and with the programs they start."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import gateway.config
+import llm_service.config
+import vision_service.config
+from deploy.checks.manifests import MANIFESTS, Resource, problems, resources
+from internvl.rpc.server import LIVE, READY
+
+ROOT = Path(__file__).parents[2]
+TIERS = ("vision", "llm", "gateway")
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "vision": vision_service.config.parse_config,
+    "llm": llm_service.config.parse_config,
+    "gateway": gateway.config.parse_config,
+}
+CALLS = {"gateway": {"vision", "llm"}, "vision": set[str](), "llm": set[str]()}
+
+
+@cache
+def listed() -> tuple[Resource, ...]:
+    return tuple(resources(MANIFESTS))
+
+
+def find(kind: str, name: str) -> dict[str, Any]:
+    (body,) = (r.body for r in listed() if r.body["kind"] == kind and r.body["metadata"]["name"] == name)
+    return copy.deepcopy(body)
+
+
+def pod_of(tier: str) -> dict[str, Any]:
+    template: dict[str, Any] = find("Deployment", tier)["spec"]["template"]
+    return template
+
+
+def container_of(tier: str) -> dict[str, Any]:
+    (container,) = pod_of(tier)["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+@pytest.mark.parametrize("resource", listed(), ids=lambda r: r.name)
+def test_resource_is_valid_for_kubernetes(resource: Resource) -> None:
+    assert problems(resource) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        (("spec", "replicaz"), 2, "replicaz"),
+        (("spec", "replicas"), "two", "two"),
+        (("spec", "template", "spec", "containers", 0, "startupProbe", "grpc", "port"), None, "port"),
+    ],
+    ids=["unknown field", "wrong type", "missing value"],
+)
+def test_schema_check_finds_a_broken_resource(
+    path: tuple[str | int, ...], value: object, complaint: str
+) -> None:
+    body: Any = find("Deployment", "vision")
+    place = body
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    assert any(complaint in problem for problem in problems(Resource("vision.yaml", body)))
+
+
+def test_every_manifest_is_listed() -> None:
+    on_disk = {path.name for path in MANIFESTS.glob("*.yaml")} - {"kustomization.yaml"}
+    assert {resource.file for resource in listed()} == on_disk
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_flags_are_the_programs_own(tier: str) -> None:
+    config = PARSERS[tier](container_of(tier)["args"])
+    host, port = config.server.listen.rsplit(":", 1)
+    ports = {p["name"]: p["containerPort"] for p in container_of(tier)["ports"]}
+    assert host == "0.0.0.0", "probes and callers come from outside the pod"
+    assert int(port) == ports["grpc"]
+    assert config.server.metrics_listen == f"0.0.0.0:{ports['metrics']}"
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_stopping_fits_into_the_termination_grace(tier: str) -> None:
+    pre_stop = container_of(tier)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    server = PARSERS[tier](container_of(tier)["args"]).server
+    stopping = pre_stop + server.drain_delay_s + server.grace_s
+    assert server.drain_delay_s > 0, "callers need time to see NOT_SERVING before calls are refused"
+    assert stopping + 5 <= pod_of(tier)["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_probes_ask_the_named_health_services(tier: str) -> None:
+    container = container_of(tier)
+    port = container["ports"][0]["containerPort"]
+    assert container["startupProbe"]["grpc"] == {"port": port, "service": LIVE}
+    assert container["livenessProbe"]["grpc"] == {"port": port, "service": LIVE}
+    assert container["readinessProbe"]["grpc"] == {"port": port, "service": READY}
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_pod_is_confined(tier: str) -> None:
+    pod, container = pod_of(tier)["spec"], container_of(tier)
+    assert pod["automountServiceAccountToken"] is False
+    assert find("ServiceAccount", pod["serviceAccountName"])["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"requests", "limits"} <= container["resources"].keys()
+
+
+def test_gateway_writes_only_to_its_volume() -> None:
+    container = container_of("gateway")
+    config = PARSERS["gateway"](container["args"])
+    writable = [Path(m["mountPath"]) for m in container["volumeMounts"] if not m.get("readOnly")]
+    for path in (config.store, config.media.directory):
+        assert any(path.is_relative_to(mount) for mount in writable), path
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_selectors_find_the_pods(tier: str) -> None:
+    labels = pod_of(tier)["metadata"]["labels"].items()
+    assert find("Service", tier)["spec"]["selector"].items() <= labels
+    assert find("PodDisruptionBudget", tier)["spec"]["selector"]["matchLabels"].items() <= labels
+    assert find("NetworkPolicy", tier)["spec"]["podSelector"]["matchLabels"].items() <= labels
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_network_policy_is_the_call_graph(tier: str) -> None:
+    spec = find("NetworkPolicy", tier)["spec"]
+    assert peers(spec["egress"], "to") == CALLS[tier]
+    callers = {caller for caller, called in CALLS.items() if tier in called}
+    assert peers(spec["ingress"], "from") == callers
+
+
+def peers(rules: list[dict[str, Any]], side: str) -> set[str]:
+    """The tiers that a policy's rules let through on one side."""
+    selectors = [peer.get("podSelector", {}) for rule in rules for peer in rule[side]]
+    names = (selector.get("matchLabels", {}).get("app.kubernetes.io/name") for selector in selectors)
+    return {name for name in names if name}
+
+
+def test_nothing_is_open_by_default() -> None:
+    spec = find("NetworkPolicy", "deny-all")["spec"]
+    assert spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_gateway_finds_every_replica_of_the_tiers() -> None:
+    config = PARSERS["gateway"](container_of("gateway")["args"])
+    for tier, target in (("vision", config.vision), ("llm", config.llm)):
+        service = find("Service", tier)["spec"]
+        assert service["clusterIP"] == "None"
+        assert target == f"dns:///{tier}:{service['ports'][0]['port']}"
+
+
+def test_queue_metric_of_the_autoscaler_is_exported() -> None:
+    metrics = find("HorizontalPodAutoscaler", "llm")["spec"]["metrics"]
+    (name,) = [m["pods"]["metric"]["name"] for m in metrics if m["type"] == "Pods"]
+    assert f'"{name}"' in (ROOT / "llm_service/metrics.py").read_text()
+
+
+def test_gateway_with_a_local_store_has_one_replica() -> None:
+    deployment = find("Deployment", "gateway")["spec"]
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"type": "Recreate"}
+    scaled = {r.body["spec"]["scaleTargetRef"]["name"] for r in listed() if "Autoscaler" in r.body["kind"]}
+    assert scaled == {"vision", "llm"}
+
+
+def compose() -> dict[str, Any]:
+    body: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    return body
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_compose_starts_the_same_programs(tier: str) -> None:
+    service = compose()["services"][tier]
+    config = PARSERS[tier](service["command"])
+    assert config.server.listen == f"0.0.0.0:{container_of(tier)['ports'][0]['containerPort']}"
+    assert (ROOT / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+    stop_s = int(service["stop_grace_period"].removesuffix("s"))
+    assert config.server.drain_delay_s + config.server.grace_s + 5 <= stop_s
+
+
+def test_compose_keeps_the_tiers_apart() -> None:
+    services = compose()["services"]
+    assert not set(services["vision"]["networks"]) & set(services["llm"]["networks"])
+    assert "ports" not in services["vision"]
+    assert "ports" not in services["llm"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_dockerfile_is_pinned_and_unprivileged(tier: str) -> None:
+    lines = instructions(ROOT / "deploy/images" / tier / "Dockerfile")
+    bases = [rest for keyword, rest in lines if keyword == "FROM"]
+    versions = [rest for keyword, rest in lines if keyword == "ARG"]
+    assert all(re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", version) for version in versions)
+    assert all(base.startswith("python:${PYTHON}") for base in bases)
+    assert ("USER", "10001:10001") in lines
+    for keyword, rest in lines:
+        if keyword == "COPY" and not rest.startswith("--from"):
+            assert (ROOT / shlex.split(rest)[0]).exists()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_dockerfile_starts_the_tier(tier: str) -> None:
+    lines = dict(instructions(ROOT / "deploy/images" / tier / "Dockerfile"))
+    entry, command = yaml.safe_load(lines["ENTRYPOINT"]), yaml.safe_load(lines["CMD"])
+    assert entry[:2] == ["python", "-m"]
+    assert find_spec(f"{entry[2]}.__main__") is not None
+    assert PARSERS[tier](command).server.listen.endswith(f":{lines['EXPOSE'].split()[0]}")
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """Keyword and arguments of each instruction, continued lines joined."""
+    text = re.sub(r"\\\n\s*", "", dockerfile.read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines)]
