@@ -474,12 +474,38 @@ def small_talk(rng: Rng) -> Scene:
     return Scene("text", (), tuple(dialogues))
 
 
+def label_sheet(rng: Rng, level: Difficulty) -> Scene:
+    """A picture crammed with shapes or lines of characters, for the dense labels alone."""
+    dark = bool(level.colourful and rng.random() < 0.25)
+    canvas = Canvas(rng, 112, 112, dark)
+    if rng.random() < 0.4:
+        colours = _colours(rng, dark)
+        for place in rng.permutation(9)[: int(rng.integers(4, 10))]:
+            _put(canvas, rng, Thing(_pick(rng, SHAPES), _pick(rng, colours), int(place)))
+        return Scene("image", (canvas.finish(),), ())
+    y = rng.uniform(0, 8)
+    while True:
+        font = _pick(rng, FONT_NAMES[: level.fonts])
+        size = int(rng.integers(level.min_size, level.max_size + 1))
+        y += size * 0.5
+        if y + size * 0.4 > 112:
+            return Scene("image", (canvas.finish(),), ())
+        kind = (0, 10) if rng.random() < 0.3 else (10, len(CHARACTERS))
+        letters = rng.integers(*kind, int(rng.integers(1, level.max_letters + 1)))
+        text = "".join(CHARACTERS[i] for i in letters)
+        while text_width(text, font, size) > 108:
+            text = text[:-1]
+        room = (108 - text_width(text, font, size)) / 2
+        canvas.text(text, font, size, 56 + rng.uniform(-room, room), y, _ink(rng, level, dark))
+        y += size * rng.uniform(0.45, 0.7)
+
+
 GRIDS: tuple[Size, ...] = ((2, 2), (2, 2), (3, 2), (2, 3), (3, 1), (1, 3))
 WIDE_SIZES: tuple[Size, ...] = ((224, 112), (112, 224), (224, 224), (200, 200), (336, 224), (224, 336), (320, 240), (448, 336))
 TASKS = ("one", "several", "crowd", "written", "wide", "small_text", "images", "counts", "slides", "motion", "talk")
 
 
-ROWS = {"one": 24, "several": 20, "crowd": 24, "written": 28, "images": 14, "counts": 15, "talk": 24}
+ROWS = {"one": 24, "several": 20, "crowd": 24, "written": 28, "images": 14, "counts": 15, "talk": 24, "sheet": 26}
 TILE_BUDGET = 44
 
 
@@ -502,6 +528,7 @@ def batch_of_scenes(rng: Rng, task: str, level: Difficulty, scale: float = 1.0) 
         "slides": lambda: slides(rng, frames),
         "motion": lambda: motion(rng, frames),
         "talk": lambda: small_talk(rng),
+        "sheet": lambda: label_sheet(rng, level),
     }
     size = ROWS[task] if task in ROWS else TILE_BUDGET // tiles[task]
     return [makers[task]() for _ in range(max(1, round(size * scale)))]

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from models.recipe.optimizer import Layout, Optimizer, SharedState
 from models.recipe.schedule import PHASES, Phase
 from models.recipe.seeds import TRAINING, stream
+from models.recipe.sizes import Shape, initial_parameters, is_vision, parameter_shapes
 from models.recipe.tokens import Tokenizer, build_tokenizer
 
 PROCESSES = 2
@@ -43,7 +44,7 @@ class Worker:
     def __init__(self, rank: int, memory: str, barrier: Barrier, seed: int, work: Path) -> None:
         import paddle
 
-        from models.recipe.network import Network, Shape, is_vision, parameter_shapes
+        from models.recipe.network import Network
 
         self.rank, self.seed, self.work = rank, seed, work
         self.tokenizer = Tokenizer(work / "tokenizer.model")
@@ -194,9 +195,6 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     build_tokenizer(work / "tokenizer.model")
     (work / "schedule.json").write_text(json.dumps([asdict(p) for p in PHASES], indent=1))
-
-    from models.recipe.network import Shape, initial_parameters, parameter_shapes
-
     shape = Shape(vocabulary=Tokenizer(work / "tokenizer.model").size)
     layout = Layout(parameter_shapes(shape))
     state = SharedState(layout.size, PROCESSES)
