@@ -74,3 +74,10 @@ def test_rule_refuses_its_violation(tree: Path, contract: str) -> None:
         planted.unlink()
     assert after.returncode == 1
     assert planted.stem in after.stdout
+
+
+def test_bookkeeping_loads_no_paddle_at_run_time() -> None:
+    packages = rules()["importlinter:contract:bookkeeping"]["source_modules"].split()
+    program = f"import sys, {', '.join([*packages, 'gateway.server'])}; sys.exit('paddle' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, timeout=60)
+    assert loaded.returncode == 0
