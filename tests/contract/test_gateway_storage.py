@@ -1,0 +1,205 @@
+"""Conversations and uploads through the public API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from gateway.config import Config
+from gateway.media_store import MediaConfig
+from internvl.errors import Unavailable
+from internvl.rpc import ServerConfig
+from internvl.v1 import chat_service_pb2, content_pb2
+from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, picture, until, user
+
+QUICK = ServerConfig("127.0.0.1:0")
+
+
+async def say(stack: Stack, conversation_id: str, *parts: Any) -> chat_service_pb2.ChatResult:
+    request = chat_request(*parts, conversation_id=conversation_id)
+    return [event async for event in stack.chat.Chat(request)][-1].result
+
+
+async def create(stack: Stack, **fields: Any) -> str:
+    response = await stack.chat.CreateConversation(chat_service_pb2.CreateConversationRequest(**fields))
+    return str(response.conversation.conversation_id)
+
+
+async def fetch(stack: Stack, conversation_id: str) -> chat_service_pb2.Conversation:
+    request = chat_service_pb2.GetConversationRequest(conversation_id=conversation_id)
+    return (await stack.chat.GetConversation(request)).conversation
+
+
+async def upload(stack: Stack, *chunks: bytes) -> chat_service_pb2.UploadMediaResponse:
+    async def requests() -> AsyncIterator[chat_service_pb2.UploadMediaRequest]:
+        for chunk in chunks:
+            yield chat_service_pb2.UploadMediaRequest(chunk=chunk)
+
+    return await stack.chat.UploadMedia(requests())
+
+
+def by_id(media_id: str) -> content_pb2.Part:
+    return content_pb2.Part(image=content_pb2.Image(source=content_pb2.MediaSource(media_id=media_id)))
+
+
+@bounded
+async def test_second_turn_sends_the_history_and_encodes_nothing() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack, system_text="be brief")
+        first = await say(stack, conversation_id, picture(3), "what is it")
+        second = await say(stack, conversation_id, "are you sure")
+        assert (first.conversation_version, second.conversation_version) == (1, 2)
+        assert len(stack.vision.encoded) == 1
+        assert len(stack.llm.received) == 3
+        assert [[part.text for part in m.parts if part.text] for m in stack.llm.opened[-1].messages] == [
+            ["be brief"],
+            ["what is it"],
+            ["what is it"],
+            ["are you sure"],
+        ]
+
+
+@bounded
+async def test_conversation_holds_media_by_id() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+        await say(stack, conversation_id, picture(1), "what is it")
+        conversation = await fetch(stack, conversation_id)
+        assert conversation.version == 1
+        assert [message.role for message in conversation.messages] == [
+            content_pb2.ROLE_USER,
+            content_pb2.ROLE_ASSISTANT,
+        ]
+        source = conversation.messages[0].parts[0].image.source
+        assert source.WhichOneof("source") == "media_id"
+        assert conversation.update_time.ToNanoseconds() >= conversation.create_time.ToNanoseconds()
+
+
+@bounded
+async def test_failed_and_cancelled_turns_leave_no_trace() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+        stack.llm.failure = Unavailable("the model is going away")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await say(stack, conversation_id, "one two")
+        stack.llm.failure = None
+        stack.llm.gate.clear()
+        call = stack.chat.Chat(chat_request("one two", conversation_id=conversation_id))
+        await until(lambda: stack.llm.active)
+        call.cancel()
+        await until(lambda: not stack.llm.active)
+        conversation = await fetch(stack, conversation_id)
+        assert (conversation.version, len(conversation.messages)) == (0, 0)
+
+
+@bounded
+async def test_two_turns_at_once_conflict() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+        stack.llm.gate.clear()
+        slow = stack.chat.Chat(chat_request("slow", conversation_id=conversation_id))
+        await until(lambda: stack.llm.active)
+        other = stack.chat.Chat(chat_request("fast", conversation_id=conversation_id))
+        await until(lambda: stack.llm.active == 2)
+        stack.llm.gate.set()
+        outcomes = []
+        for call in (slow, other):
+            try:
+                outcomes.append([event async for event in call][-1].result.conversation_version)
+            except grpc.aio.AioRpcError as error:
+                outcomes.append(error.code())
+        assert set(outcomes) == {1, grpc.StatusCode.ABORTED}
+        assert (await fetch(stack, conversation_id)).version == 1
+
+
+@bounded
+async def test_system_message_within_a_conversation_is_refused() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+        system = content_pb2.Message(role=content_pb2.ROLE_SYSTEM, parts=[content_pb2.Part(text="be rude")])
+        request = chat_service_pb2.ChatRequest(messages=[system, user("hi")], conversation_id=conversation_id)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            [event async for event in stack.chat.Chat(request)]
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details().startswith("messages[0].role: ")
+
+
+@bounded
+async def test_deleted_conversation_is_not_found() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+        await stack.chat.DeleteConversation(
+            chat_service_pb2.DeleteConversationRequest(conversation_id=conversation_id)
+        )
+        for attempt in (fetch(stack, conversation_id), say(stack, conversation_id, "hi")):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await attempt
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@bounded
+async def test_lost_picture_of_an_earlier_turn_is_named_by_its_place() -> None:
+    """The language tier forgot the picture, and its file was dropped to make room."""
+    config = Config(QUICK, media=MediaConfig(max_file_bytes=1000, quota_bytes=1000))
+    async with gateway_stack(config) as stack:
+        conversation_id = await create(stack)
+        await say(stack, conversation_id, picture(1), "what is it")
+        await upload(stack, picture(1, "x" * 900))
+        await upload(stack, picture(1, "y" * 900))
+        assert (await say(stack, conversation_id, "still cached")).conversation_version == 2
+        stack.llm.cached.clear()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await say(stack, conversation_id, "and now")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert caught.value.details().startswith("conversation.messages[0].parts[0].image: ")
+
+
+@bounded
+async def test_conversations_and_media_survive_a_restart(tmp_path: Path) -> None:
+    config = Config(QUICK, media=MediaConfig(tmp_path / "media"), store=tmp_path / "chat.db")
+    async with gateway_stack(config) as stack:
+        conversation_id = await create(stack)
+        await say(stack, conversation_id, picture(2), "what is it")
+    async with gateway_stack(config) as stack:
+        result = await say(stack, conversation_id, "do you remember")
+        assert result.conversation_version == 2
+        assert stack.vision.encoded == [(picture(2), 0)]
+
+
+@bounded
+async def test_upload_is_stored_once_and_used_by_id() -> None:
+    async with gateway_stack() as stack:
+        whole = await upload(stack, picture(2))
+        pieces = await upload(stack, picture(2)[:3], b"", picture(2)[3:])
+        assert whole.media_id == pieces.media_id
+        assert whole.size_bytes == len(picture(2))
+        assert whole.info.media_type == "image/test"
+        events = [event async for event in stack.chat.Chat(chat_request(by_id(whole.media_id), "what is it"))]
+        assert events[-1].result.message.parts[0].text == "what is it"
+        assert stack.vision.encoded == [(picture(2), 0)]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "problem"),
+    [
+        ((), "chunk: the file is empty"),
+        ((b"",), "chunk: the file is empty"),
+        ((b"x" * 60, b"x" * 60), "chunk: the file is over the limit of 100 bytes"),
+        ((b"no picture",), "chunk: unknown format"),
+    ],
+)
+@bounded
+async def test_bad_upload_is_refused_and_not_kept(
+    chunks: tuple[bytes, ...], problem: str, tmp_path: Path
+) -> None:
+    config = Config(QUICK, media=MediaConfig(tmp_path, max_file_bytes=100, quota_bytes=1000))
+    async with gateway_stack(config) as stack:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await upload(stack, *chunks)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == problem
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,159 @@
+"""The media store: content-addressed, bounded, and deaf to tricks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.media_store import MediaConfig, MediaStore, open_media_store
+from internvl.errors import BadMedia, NotFound
+
+
+def run(config: MediaConfig, work: Callable[[MediaStore], Awaitable[None]]) -> None:
+    async def within() -> None:
+        async with open_media_store(config) as store:
+            await work(store)
+
+    asyncio.run(asyncio.wait_for(within(), 30))
+
+
+async def read(store: MediaStore, media_id: str) -> bytes:
+    with await store.open(media_id) as file:
+        return file.read()
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.rglob("*") if path.is_file())
+
+
+def test_id_is_the_hash_of_the_content(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        media_id = await store.put(b"picture", "image")
+        assert media_id == hashlib.sha256(b"picture").hexdigest()
+        assert await read(store, media_id) == b"picture"
+        assert store.size(media_id) == store.used_bytes == 7
+        assert await store.put(b"picture", "image") == media_id
+        assert store.used_bytes == 7
+        assert files(tmp_path) == [media_id]
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_pieces_make_the_same_file(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        async with store.writer("chunk") as upload:
+            for piece in (b"pic", b"", b"ture"):
+                await upload.write(piece)
+            media_id = await upload.commit()
+        assert media_id == hashlib.sha256(b"picture").hexdigest()
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_limit_holds_while_the_file_arrives(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        async with store.writer("chunk") as upload:
+            await upload.write(b"x" * 10)
+            with pytest.raises(BadMedia, match="chunk: .* 10 bytes"):
+                await upload.write(b"x")
+        assert files(tmp_path) == []
+
+    run(MediaConfig(tmp_path, max_file_bytes=10), work)
+
+
+def test_abandoned_upload_leaves_no_trace(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        with pytest.raises(RuntimeError):
+            async with store.writer("chunk") as upload:
+                await upload.write(b"half")
+                raise RuntimeError
+        assert files(tmp_path) == []
+        assert store.used_bytes == 0
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_least_recently_used_is_dropped_at_the_quota(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        first, second = await store.put(b"1" * 40, "image"), await store.put(b"2" * 40, "image")
+        await read(store, first)
+        third = await store.put(b"3" * 40, "image")
+        assert second not in store
+        with pytest.raises(NotFound):
+            await store.open(second)
+        assert store.used_bytes == 80
+        assert files(tmp_path) == sorted([first, third])
+
+    run(MediaConfig(tmp_path, max_file_bytes=50, quota_bytes=100), work)
+
+
+def test_open_file_outlives_its_drop(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        media_id = await store.put(b"picture", "image")
+        with await store.open(media_id) as file:
+            await store.delete(media_id)
+            assert file.read() == b"picture"
+        assert media_id not in store
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_next_process_finds_the_files_and_their_order(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    async def fill(store: MediaStore) -> None:
+        for number in range(3):
+            names.append(await store.put(bytes([number]) * 40, "image"))
+
+    async def reopen(store: MediaStore) -> None:
+        assert store.used_bytes == 120
+        await store.put(b"new" * 10, "image")
+        assert [name in store for name in names] == [True, False, True]
+
+    run(MediaConfig(tmp_path, quota_bytes=120), fill)
+    for age, number in ((30, 1), (20, 0), (10, 2)):
+        path = tmp_path / names[number][:2] / names[number]
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    (tmp_path / "incoming" / "leftover").write_bytes(b"half a file")
+    run(MediaConfig(tmp_path, quota_bytes=120), reopen)
+    assert "leftover" not in files(tmp_path)
+
+
+@pytest.mark.parametrize("media_id", ["", "..", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n"])
+def test_ids_that_are_no_hash_are_not_found(tmp_path: Path, media_id: str) -> None:
+    async def work(store: MediaStore) -> None:
+        assert media_id not in store
+        with pytest.raises(NotFound):
+            await store.open(media_id)
+        await store.delete(media_id)
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_file_removed_behind_its_back_is_not_found(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        media_id = await store.put(b"picture", "image")
+        (tmp_path / media_id[:2] / media_id).unlink()
+        with pytest.raises(NotFound):
+            await store.open(media_id)
+        assert store.used_bytes == 0
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_private_directory_ends_with_the_store() -> None:
+    found: list[Path] = []
+
+    async def work(store: MediaStore) -> None:
+        media_id = await store.put(b"picture", "image")
+        with await store.open(media_id) as file:
+            found.append(Path(file.name))
+            assert found[0].exists()
+
+    run(MediaConfig(), work)
+    assert not found[0].exists()
