@@ -75,8 +75,7 @@ def stated_licence(package: metadata.PackageMetadata) -> str:
 def is_allowed(licence: str) -> bool:
     """Whether every part of an expression, or for `OR` one alternative, is on the list."""
     return all(
-        any(choice.strip() in ALLOWED for choice in part.split(" OR "))
-        for part in licence.split(" AND ")
+        any(choice.strip() in ALLOWED for choice in part.split(" OR ")) for part in licence.split(" AND ")
     )
 
 
