@@ -1,0 +1,1 @@
+"""The language tier: prompts and visual embeddings in, streamed text out."""

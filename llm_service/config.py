@@ -1,0 +1,200 @@
+"""Everything the language service can be told, from flags and INTERNVL_LLM_* variables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import configargparse
+
+from internvl.errors import ConfigError
+from internvl.model_config import InternVLConfig
+from internvl.rpc import ServerConfig, add_server_flags
+from llm_service.engine.limits import EngineLimits
+
+TRAINED_CONTEXT = 8192
+"""Tokens of the longest samples InternVL2 was trained with; `max_position_embeddings` promises far more."""
+
+DEFAULT_KV_BYTES = 4 * 2**30
+
+_EPILOG = "Every flag can also be set as INTERNVL_LLM_<FLAG>, for example INTERNVL_LLM_MAX_RUNNING."
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which decoder to load, and where it computes.
+
+    Attributes:
+        folder: a checkpoint in a released layout.
+        device: `cpu` or `gpu:N`.
+        threads: of the compute pool on CPU; None leaves it to the machine.
+    """
+
+    folder: Path
+    device: str = "cpu"
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for people."""
+        return self.folder.resolve().name
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How the engine works; None where the model decides. Units as in `EngineLimits`.
+
+    Attributes:
+        stream_limit: messages of one answer that may wait to be read.
+    """
+
+    context_limit: int | None = None
+    kv_budget_tokens: int | None = None
+    max_running: int = 16
+    queue_limit: int = 64
+    step_token_budget: int = 512
+    tile_timeout_s: float = 30.0
+    stream_limit: int = 1024
+
+    def limits(self, model: InternVLConfig, cache_bytes_per_token: int) -> EngineLimits:
+        """Resolve against a loaded model.
+
+        Raises:
+            ConfigError: the model has no such positions, or the limits contradict one another.
+        """
+        positions = model.llm.max_position_embeddings
+        context = self.context_limit or min(positions, TRAINED_CONTEXT)
+        if context > positions:
+            raise ConfigError(f"--context-limit: the model has {positions} positions, got {context}")
+        default_budget = max(DEFAULT_KV_BYTES // cache_bytes_per_token, context)
+        return EngineLimits(
+            context_limit=context,
+            kv_budget_tokens=self.kv_budget_tokens or default_budget,
+            max_running=self.max_running,
+            queue_limit=self.queue_limit,
+            step_token_budget=self.step_token_budget,
+            tile_timeout_s=self.tile_timeout_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole service."""
+
+    model: ModelConfig
+    server: ServerConfig
+    engine: EngineConfig = EngineConfig()
+
+
+def parse_config(argv: Sequence[str] | None = None) -> Config:
+    """Read flags, and the environment where no flag is given.
+
+    Raises:
+        ConfigError: a number out of range, or no model to serve.
+    """
+    args = _parser().parse_args(argv)
+    _check_positive(args)
+    return Config(
+        model=ModelConfig(args.model or default_model(), args.device, args.threads),
+        server=ServerConfig.from_args(args),
+        engine=EngineConfig(
+            context_limit=args.context_limit,
+            kv_budget_tokens=args.kv_budget_tokens,
+            max_running=args.max_running,
+            queue_limit=args.queue_limit,
+            step_token_budget=args.step_token_budget,
+            tile_timeout_s=args.tile_timeout_seconds,
+            stream_limit=args.stream_limit,
+        ),
+    )
+
+
+def default_model() -> Path:
+    """The model that comes with this package.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    package = importlib.util.find_spec("models")
+    folder = Path(package.origin).parent / "nano" if package and package.origin else None
+    if folder is None or not (folder / "config.json").exists():
+        raise ConfigError("--model: needed, because this installation holds no default model")
+    return folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = configargparse.ArgParser(
+        prog="python -m llm_service",
+        description="Serves the language half of an InternVL2 model: prompts and embeddings in, text out.",
+        epilog=_EPILOG,
+        auto_env_var_prefix="INTERNVL_LLM_",
+        add_env_var_help=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_model_flags(parser)
+    _add_engine_flags(parser)
+    add_server_flags(parser, default_listen="127.0.0.1:50052")
+    return parser
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint in a released layout; unset: the embedded nano model",
+    )
+    group.add_argument("--device", default="cpu", metavar="cpu|gpu:N", help="where the decoder computes")
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="compute threads on CPU; unset: OMP_NUM_THREADS, or one a core",
+    )
+    group.add_argument(
+        "--context-limit",
+        type=int,
+        metavar="TOKENS",
+        help=f"most tokens of prompt and answer together; unset: the model's, at most {TRAINED_CONTEXT}",
+    )
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    engine = EngineConfig()
+    group = parser.add_argument_group("engine")
+
+    def add(flag: str, default: float, unit: str, text: str) -> None:
+        group.add_argument(flag, type=type(default), default=default, metavar=unit, help=text)
+
+    group.add_argument(
+        "--kv-budget-tokens",
+        type=int,
+        metavar="TOKENS",
+        help="tokens of KV cache over all running requests; unset: 4 GiB of them, at least one context",
+    )
+    add("--max-running", engine.max_running, "N", "requests computed at once")
+    add(
+        "--queue-limit",
+        engine.queue_limit,
+        "N",
+        "requests that may wait for a place",
+    )
+    add("--step-token-budget", engine.step_token_budget, "TOKENS", "most tokens computed in one step")
+    add("--tile-timeout-seconds", engine.tile_timeout_s, "S", "longest time to stand still for a tile")
+    add("--stream-limit", engine.stream_limit, "N", "messages of one answer that may wait to be read")
+
+
+def _check_positive(args: argparse.Namespace) -> None:
+    for name in (
+        *("threads", "context_limit", "kv_budget_tokens", "max_running", "step_token_budget"),
+        *("tile_timeout_seconds", "stream_limit"),
+    ):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")
+    if args.queue_limit < 0:
+        raise ConfigError(f"--queue-limit: must not be negative, got {args.queue_limit}")

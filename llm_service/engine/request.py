@@ -1,0 +1,116 @@
+"""What the engine is asked to do. Checked before it gets here; plain values, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Embeddings: TypeAlias = NDArray[Any]
+"""One tile, [tokens_per_tile, hidden_size], float32 or bfloat16. The engine never looks inside."""
+
+
+class TileKey(NamedTuple):
+    """Names the embeddings of one tile."""
+
+    visual_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class VisualSlot:
+    """The place of one tile in a prompt.
+
+    Attributes:
+        offset: prompt position of its first visual token.
+        length: how many visual tokens it has.
+        tile: which embeddings go there. One picture shown twice fills two slots.
+    """
+
+    offset: int
+    length: int
+    tile: TileKey
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class VisualNeed:
+    """Embeddings to be sent: tiles `first_tile` to `tiles - 1` of an item."""
+
+    visual_id: str
+    first_tile: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen; every field resolved, none unset. Ranges as in the proto's SamplingParams.
+
+    Attributes:
+        seed: of the random numbers, 64 bits.
+        max_tokens: most tokens to generate.
+        min_tokens: fewest tokens before a stop id or stop text may end the answer.
+        stop_ids: token ids that end the answer, the model's own included.
+        stop_texts: texts that end the answer.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    max_tokens: int = 1024
+    min_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    stop_texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One answer to generate.
+
+    Attributes:
+        request_id: its name in logs.
+        prompt_ids: the prompt, int64 [prompt tokens]; visual positions hold the image-context id.
+        slots: where visual embeddings go, by offset.
+        opened: when the caller asked, on the engine's clock in seconds.
+        deadline: when the caller stops waiting, on the same clock; None is never.
+    """
+
+    request_id: str
+    prompt_ids: NDArray[np.int64]
+    sampling: SamplingParams
+    slots: tuple[VisualSlot, ...] = ()
+    opened: float = 0.0
+    deadline: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(slot.length for slot in self.slots)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Most tokens whose keys and values it can ever hold."""
+        return self.prompt_tokens + self.sampling.max_tokens
+
+    def needs(self, cached_tokens: int = 0) -> tuple[VisualNeed, ...]:
+        """The embeddings to send, each once, in the order in which the prompt first shows them."""
+        tiles: dict[str, int] = {}
+        first: dict[str, int] = {}
+        for slot in self.slots:
+            tiles[slot.tile.visual_id] = max(tiles.get(slot.tile.visual_id, 0), slot.tile.number + 1)
+            if slot.end > cached_tokens:
+                first.setdefault(slot.tile.visual_id, slot.tile.number)
+        return tuple(VisualNeed(visual_id, index, tiles[visual_id]) for visual_id, index in first.items())

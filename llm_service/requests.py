@@ -1,0 +1,142 @@
+"""From messages on the wire to requests of the engine."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from internvl.errors import ContextTooLong, InvalidField
+from internvl.v1 import llm_service_pb2, tensor_pb2
+from llm_service.engine.events import Admitted
+from llm_service.engine.limits import EngineLimits
+from llm_service.engine.request import Request, TileKey, VisualSlot
+from llm_service.loading import LoadedModel
+from llm_service.prompt_fields import ConversationReader
+from llm_service.sampling_fields import Room, read_sampling
+from llm_service.text.content import ChatMessage
+from llm_service.text.layout import PromptOptions
+from llm_service.text.prompt import Prompt, build_prompt
+from llm_service.tiles import TileIntake
+
+_REQUEST_ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checked request, and the element type that its tiles must have, by `visual_id`."""
+
+    request: Request
+    dtypes: Mapping[str, tensor_pb2.DataType.ValueType]
+
+
+class RequestReader:
+    """Reads requests for one model. Stateless, safe to share between threads."""
+
+    def __init__(self, model: LoadedModel, limits: EngineLimits) -> None:
+        self._model = model
+        self._limits = limits
+        self._longest_piece = max(len(piece.text) for piece in model.tokenizer.pieces)
+
+    def read_open(
+        self, message: llm_service_pb2.GenerateOpen, opened: float, deadline: float | None
+    ) -> Opened:
+        """Check and tokenize what a Generate stream opens with. Takes time for long texts.
+
+        Args:
+            opened: when it came, on the clock of `time.monotonic`.
+            deadline: when its caller stops waiting, on the same clock.
+
+        Raises:
+            InvalidField: naming the field at fault.
+            ContextTooLong: the prompt leaves no room for an answer.
+        """
+        request_id = _request_id(message)
+        reader = self._reader(embeddings_follow=True)
+        conversation = reader.read(message.messages, "open.messages")
+        prompt = self._prompt(conversation.messages, message.prompt, "open.")
+        room = self._room(len(prompt.token_ids))
+        config = self._model.config
+        request = Request(
+            request_id=request_id,
+            prompt_ids=np.array(prompt.token_ids, np.int64),
+            sampling=read_sampling(message.sampling, config.llm.vocab_size, self._model.stop_ids, room),
+            slots=tuple(_tile_slots(prompt, config.tokens_per_tile)),
+            opened=opened,
+            deadline=deadline,
+        )
+        return Opened(request, conversation.dtypes)
+
+    def tile_intake(self, opened: Opened, admitted: Admitted) -> TileIntake:
+        """The check that the tiles of a request must pass."""
+        config = self._model.config
+        shape = (config.tokens_per_tile, config.llm.hidden_size)
+        return TileIntake(admitted.needed, shape, opened.dtypes)
+
+    def count(self, message: llm_service_pb2.CountTokensRequest) -> llm_service_pb2.CountTokensResponse:
+        """Count a prompt without its embeddings. Takes time for long texts.
+
+        Raises:
+            InvalidField: naming the field at fault.
+            ContextTooLong: more than the model could ever hold.
+        """
+        conversation = self._reader(embeddings_follow=False).read(message.messages, "messages")
+        prompt = self._prompt(conversation.messages, message.prompt, "")
+        return llm_service_pb2.CountTokensResponse(
+            prompt_tokens=len(prompt.token_ids),
+            visual_tokens=sum(slot.length for slot in prompt.visual_slots),
+            context_limit=self._limits.context_limit,
+        )
+
+    def _reader(self, *, embeddings_follow: bool) -> ConversationReader:
+        return ConversationReader(
+            self._model.config, self._longest_piece, embeddings_follow=embeddings_follow
+        )
+
+    def _prompt(
+        self, messages: Sequence[ChatMessage], options: llm_service_pb2.PromptOptions, parent: str
+    ) -> Prompt:
+        defaults = PromptOptions()
+        visuals_first = options.visuals_first if options.HasField("visuals_first") else defaults.visuals_first
+        try:
+            return build_prompt(
+                messages,
+                PromptOptions(visuals_first=visuals_first),
+                self._model.tokenizer,
+                self._model.config,
+            )
+        except InvalidField as error:  # the text package does not know where in a request its messages lie
+            raise InvalidField(f"{parent}{error.field}", error.problem, metadata=error.metadata) from None
+
+    def _room(self, prompt_tokens: int) -> Room:
+        limit = self._limits.context_limit
+        if prompt_tokens >= limit:
+            raise ContextTooLong(
+                "open.messages",
+                f"the prompt has {prompt_tokens} tokens; the limit is {limit}, prompt and answer together",
+                metadata={"prompt_tokens": prompt_tokens, "context_limit": limit},
+            )
+        return Room(limit - prompt_tokens, self._limits.kv_budget_tokens - prompt_tokens)
+
+
+def _request_id(message: llm_service_pb2.GenerateOpen) -> str:
+    if not message.HasField("request_id"):
+        return uuid.uuid4().hex
+    if not _REQUEST_ID.fullmatch(message.request_id):
+        raise InvalidField("open.request_id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ . : / -")
+    return message.request_id
+
+
+def _tile_slots(prompt: Prompt, tokens_per_tile: int) -> Iterator[VisualSlot]:
+    """The slots of a prompt, tile by tile."""
+    for slot in prompt.visual_slots:
+        picture = slot.picture
+        for number in range(picture.tiles):
+            yield VisualSlot(
+                offset=slot.start + number * tokens_per_tile,
+                length=tokens_per_tile,
+                tile=TileKey(picture.visual_id, picture.first_tile + number),
+            )
