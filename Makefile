@@ -23,6 +23,7 @@ demo: .venv/runtime.stamp ## install, start the three services, stream true answ
 
 nano: .venv/runtime.stamp ## train the embedded model from scratch (hours; resumes where it stopped)
 	$(BIN)/python -m models.recipe.train
+	$(BIN)/python -m models.recipe.export
 
 eval-nano: .venv/runtime.stamp ## measure the embedded model through the services; JSON=FILE keeps the result
 	$(BIN)/python -m benchmarks.eval_nano $(if $(JSON),--json $(JSON))
