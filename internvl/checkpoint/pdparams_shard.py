@@ -160,7 +160,10 @@ _ALLOWED: Mapping[tuple[str, str], object] = {
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle._Unpickler):
+    """The interpreter's unpickler in Python, not its twin in C: that one allocates whatever table size a
+    hostile file asks for. A state dict has a few opcodes a tensor, so the speed is that of reading."""
+
     def __init__(self, file: Any, name: str) -> None:
         super().__init__(file)
         self._name = name

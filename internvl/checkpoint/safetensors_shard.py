@@ -45,11 +45,14 @@ class SafetensorsShard:
                     yield name, self._tensor(file, name)
 
     def _tensor(self, file: Any, name: str) -> NDArray[Any]:
+        dtype = self.entries[name].dtype
+        if dtype not in {known.name for known in _DTYPES.values()}:
+            raise CheckpointError(f"{self.name}: {name} has dtype {dtype}, which is not a weight's")
         try:
             array: NDArray[Any] = file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.name}: cannot read {name} ({error})") from None
-        return array.view(self.entries[name].dtype) if array.dtype == np.uint16 else array
+        return array.view(dtype) if array.dtype == np.uint16 else array
 
 
 def _opened(path: Path) -> Any:

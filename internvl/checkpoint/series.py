@@ -8,6 +8,7 @@ revision of Phi-3-mini-128k-instruct. A real checkpoint always brings its own co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from internvl.errors import ConfigError
@@ -197,6 +198,6 @@ def series_config(name: str) -> dict[str, Any]:
         "use_llm_lora": 0,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
-        "vision_config": dict(vision),
-        "llm_config": dict(llm),
+        "vision_config": deepcopy(vision),
+        "llm_config": deepcopy(llm),
     }
