@@ -68,8 +68,7 @@ class Detokenizer:
         return self._bytes.push(piece.byte)
 
     def _push_text(self, piece: Piece) -> str:
-        first = self._run is _Run.CLOSED
-        text = piece.text[1:] if first and piece.marks_word else piece.text
+        text = piece.first_text if self._run is _Run.CLOSED else piece.text
         space = self._open_run()
         if text:
             self._run = _Run.OPEN

@@ -32,15 +32,15 @@ class Piece:
 
     Attributes:
         kind: how it is decoded.
-        text: what TEXT and ADDED show, with spaces for word marks.
+        text: what TEXT and ADDED show.
+        first_text: what TEXT shows as the first of a run of ordinary pieces, where its word mark is dropped.
         byte: the value of a BYTE, else 0.
-        marks_word: whether the text starts with a space that stands for the mark of a word.
     """
 
     kind: PieceKind
     text: str = ""
+    first_text: str = ""
     byte: int = 0
-    marks_word: bool = False
 
 
 SKIPPED = Piece(PieceKind.SKIPPED)
@@ -75,6 +75,7 @@ def _piece(
         return Piece(PieceKind.ADDED, text)
     if model.is_byte(token_id):
         return Piece(PieceKind.BYTE, byte=int(text[1:-1], 16))
-    if model.is_control(token_id) or model.is_unknown(token_id):
-        return Piece(PieceKind.TEXT, model.decode([token_id]))
-    return Piece(PieceKind.TEXT, text.replace(WORD_MARK, " "), marks_word=text.startswith(WORD_MARK))
+    # Without its mark a piece may be none of the model's; the model shows such a text as it is.
+    first = model.decode([text.removeprefix(WORD_MARK)]) if text.startswith(WORD_MARK) else None
+    whole = model.decode([token_id])
+    return Piece(PieceKind.TEXT, whole, whole if first is None else first)
