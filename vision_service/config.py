@@ -1,0 +1,190 @@
+"""Everything the vision service can be told, from flags and INTERNVL_VISION_* variables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import configargparse
+
+from internvl.errors import ConfigError
+from internvl.rpc import ServerConfig, add_server_flags
+from vision_service.decoding import DecodeConfig
+from vision_service.encoder import EncoderConfig
+from vision_service.limits import MediaLimits, RequestLimits
+
+MIB = 2**20
+
+_EPILOG = "Every flag can also be set as INTERNVL_VISION_<FLAG>, for example INTERNVL_VISION_MAX_PIXELS."
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which encoder to load, and where it computes.
+
+    Attributes:
+        folder: a checkpoint in a released layout.
+        device: `cpu` or `gpu:N`.
+        threads: of the compute pool on CPU; None leaves it to the machine.
+    """
+
+    folder: Path
+    device: str = "cpu"
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for people."""
+        return self.folder.resolve().name
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole service."""
+
+    model: ModelConfig
+    server: ServerConfig
+    media: MediaLimits = field(default_factory=MediaLimits)
+    requests: RequestLimits = field(default_factory=RequestLimits)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+def parse_config(argv: Sequence[str] | None = None) -> Config:
+    """Read flags, and the environment where no flag is given.
+
+    Raises:
+        ConfigError: a number below 1, or no model to serve.
+    """
+    args = _parser().parse_args(argv)
+    _require_positive(args)
+    return Config(
+        model=ModelConfig(args.model or default_model(), args.device, args.threads),
+        server=ServerConfig.from_args(args),
+        media=MediaLimits(
+            max_pixels=args.max_pixels,
+            max_aspect_ratio=args.max_aspect_ratio,
+            max_video_frames=args.max_video_frames,
+            max_video_seconds=args.max_video_seconds,
+            max_tiles=args.max_tiles_per_item,
+        ),
+        requests=RequestLimits(
+            max_media_bytes=args.max_media_mib * MIB,
+            max_grid_tiles=args.max_tiles,
+            max_frames=args.max_frames,
+            max_open_requests=args.max_open_requests,
+            upload_timeout_s=args.upload_timeout_seconds,
+        ),
+        decode=DecodeConfig(args.decoders, args.decode_timeout_seconds),
+        encoder=EncoderConfig(args.batch_tiles, args.max_queued_tiles),
+    )
+
+
+def default_model() -> Path:
+    """The model that comes with this package.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    package = importlib.util.find_spec("models")
+    folder = Path(package.origin).parent / "nano" if package and package.origin else None
+    if folder is None or not (folder / "config.json").exists():
+        raise ConfigError("--model: needed, because this installation holds no default model")
+    return folder
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults that there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = configargparse.ArgParser(
+        prog="python -m vision_service",
+        description="Serves the vision half of an InternVL2 model: pictures and films in, embeddings out.",
+        epilog=_EPILOG,
+        auto_env_var_prefix="INTERNVL_VISION_",
+        add_env_var_help=False,
+        formatter_class=_HelpFormatter,
+    )
+    _add_model_flags(parser)
+    _add_limit_flags(parser)
+    _add_compute_flags(parser)
+    add_server_flags(parser, default_listen="127.0.0.1:50051")
+    return parser
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint, in a released layout (default: the embedded one)",
+    )
+    group.add_argument("--device", default="cpu", metavar="cpu|gpu:N", help="where the encoder computes")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="compute threads on CPU (default: one a core)"
+    )
+
+
+def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
+    media, requests = MediaLimits(), RequestLimits()
+    group = parser.add_argument_group("limits of one request")
+
+    def add(flag: str, default: float, unit: str, text: str) -> None:
+        group.add_argument(flag, type=type(default), default=default, metavar=unit, help=text)
+
+    add("--max-media-mib", requests.max_media_bytes // MIB, "MIB", "length of a file")
+    add("--max-pixels", media.max_pixels, "N", "width times height of a picture or frame")
+    add("--max-aspect-ratio", media.max_aspect_ratio, "X", "longer side over shorter side")
+    add("--max-tiles", requests.max_grid_tiles, "N", "tiles a request may ask for in one grid")
+    add("--max-tiles-per-item", media.max_tiles, "N", "tiles one picture or film may make in all")
+    add("--max-frames", requests.max_frames, "N", "frames a request may sample")
+    add("--max-video-frames", media.max_video_frames, "N", "frames of a film, sampled or not")
+    add("--max-video-seconds", media.max_video_seconds, "S", "length of a film")
+    add("--upload-timeout-seconds", requests.upload_timeout_s, "S", "time for a whole file to arrive")
+    add("--max-open-requests", requests.max_open_requests, "N", "Encode and Inspect calls at once")
+
+
+def _add_compute_flags(parser: argparse.ArgumentParser) -> None:
+    encoder = EncoderConfig()
+    group = parser.add_argument_group("work")
+    group.add_argument(
+        "--decoders", type=int, default=default_decoders(), metavar="N", help="processes that decode files"
+    )
+    group.add_argument(
+        "--decode-timeout-seconds",
+        type=float,
+        default=DecodeConfig().timeout_s,
+        metavar="S",
+        help="longest time for decoding one file",
+    )
+    group.add_argument(
+        "--batch-tiles", type=int, default=encoder.batch_tiles, metavar="N", help="most tiles of one batch"
+    )
+    group.add_argument(
+        "--max-queued-tiles",
+        type=int,
+        default=encoder.max_queued_tiles,
+        metavar="N",
+        help="most decoded tiles waiting for the encoder",
+    )
+
+
+def default_decoders() -> int:
+    """One decoder for every two cores this process may use, at most four."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
+def _require_positive(args: argparse.Namespace) -> None:
+    for name, value in vars(args).items():
+        may_be_zero = name in ("grace_seconds", "drain_delay_seconds")
+        if isinstance(value, int | float) and not may_be_zero and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")

@@ -1,0 +1,107 @@
+"""A pool of decoder processes behind two coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from internvl.errors import BadMedia, Unavailable
+from internvl.telemetry import get_logger
+from vision_service import metrics
+from vision_service.decode_worker import DecodeWorker, WorkerLost
+from vision_service.image import FileBytes
+from vision_service.limits import MediaLimits
+from vision_service.media import DecodedMedia, MediaInfo
+from vision_service.options import MediaOptions, VideoOptions
+
+T = TypeVar("T")
+
+_log = get_logger("decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeConfig:
+    """Settings of the pool.
+
+    Attributes:
+        workers: decoder processes.
+        timeout_s: longest time for one file.
+    """
+
+    workers: int = 1
+    timeout_s: float = 30.0
+
+
+class MediaDecoder:
+    """Decodes files off the event loop; a file that kills or hangs its decoder fails alone."""
+
+    def __init__(self, config: DecodeConfig, limits: MediaLimits) -> None:
+        self._config = config
+        self._limits = limits
+        self._workers: list[DecodeWorker] = []
+        self._idle: asyncio.Queue[DecodeWorker] = asyncio.Queue()
+        self._stopping = False
+        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="decoder")
+
+    async def start(self) -> None:
+        """Start the processes."""
+        self._workers = [DecodeWorker(self._limits) for _ in range(self._config.workers)]
+        for worker in self._workers:
+            self._idle.put_nowait(worker)
+
+    async def stop(self) -> None:
+        """End the processes, whatever they do."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.stop()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def inspect(self, data: FileBytes) -> MediaInfo:
+        """Tell what a file is.
+
+        Raises:
+            BadMedia: unknown, damaged, over a limit, or too slow to decode.
+        """
+        return await self._run(lambda worker: worker.inspect(data, self._config.timeout_s))
+
+    async def decode(self, data: FileBytes, options: MediaOptions) -> DecodedMedia:
+        """Decode a file and cut it into tiles.
+
+        Raises:
+            BadMedia: as `inspect`, or not of the kind that the options are for.
+            InvalidField: the film is too short for the options.
+        """
+        kind = "video" if isinstance(options, VideoOptions) else "image"
+        started = time.monotonic()
+        media = await self._run(lambda worker: worker.decode(data, options, self._config.timeout_s))
+        metrics.DECODE_SECONDS.labels(kind).observe(time.monotonic() - started)
+        return media
+
+    async def _run(self, task: Callable[[DecodeWorker], T]) -> T:
+        worker = await self._idle.get()
+        call = asyncio.get_running_loop().run_in_executor(self._threads, partial(self._attempt, worker, task))
+        call.add_done_callback(lambda _: self._idle.put_nowait(worker))
+        # A caller who leaves must not hand the worker on while it is still at work.
+        return await asyncio.shield(call)
+
+    def _attempt(self, worker: DecodeWorker, task: Callable[[DecodeWorker], T]) -> T:
+        try:
+            return task(worker)
+        except WorkerLost as loss:
+            if self._stopping:
+                raise Unavailable("the vision service is stopping") from None
+            metrics.DECODER_RESTARTS.labels(loss.cause).inc()
+            _log.warning("decoder replaced", cause=loss.cause)
+            worker.restart()
+            raise _blame(loss) from None
+
+
+def _blame(loss: WorkerLost) -> BadMedia:
+    if loss.cause == "timeout":
+        return BadMedia("chunk", "the file takes too long to decode")
+    return BadMedia("chunk", "the file is damaged: its decoder failed")

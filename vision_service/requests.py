@@ -1,0 +1,163 @@
+"""Requests as they come over the wire, checked and with every default filled in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from internvl.errors import BadMedia, InvalidField
+from internvl.tensors import BFLOAT16, DTYPES
+from internvl.v1 import content_pb2, tensor_pb2, vision_service_pb2
+from vision_service.image import check_size
+from vision_service.limits import MediaLimits, RequestLimits
+from vision_service.media import check_tile_count
+from vision_service.options import ImageOptions, MediaOptions, VideoOptions, plan_media
+from vision_service.tiling import TileGrid, TilingOptions
+
+DEFAULT_FRAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeParameters:
+    """A checked `EncodeOpen`."""
+
+    options: MediaOptions
+    dtype: np.dtype[Any]
+    first_tile: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedItem:
+    """A checked `PlanItem` and the grids it makes."""
+
+    options: MediaOptions
+    grids: tuple[TileGrid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReader:
+    """Turns messages into options, by the model's defaults and this server's limits.
+
+    Attributes:
+        tiling: how the model tiles a picture unless told otherwise.
+    """
+
+    tiling: TilingOptions
+    requests: RequestLimits
+    media: MediaLimits
+
+    @property
+    def default_max_tiles(self) -> int:
+        """Default of `ImageOptions.max_tiles`: the model's, if this server allows it."""
+        return min(self.tiling.max_tiles, self.requests.max_grid_tiles)
+
+    def read_open(self, message: vision_service_pb2.EncodeOpen) -> EncodeParameters:
+        """Check the first message of an encode stream.
+
+        Raises:
+            InvalidField: a value out of range.
+            BadMedia: the file is announced to be over the limit.
+        """
+        if message.HasField("size_bytes"):
+            check_media_bytes(message.size_bytes, self.requests, "open.size_bytes")
+        return EncodeParameters(
+            options=self._options(message, "open"),
+            dtype=_dtype(message, "open.dtype"),
+            first_tile=message.first_tile,
+        )
+
+    def read_plan(self, items: Sequence[vision_service_pb2.PlanItem]) -> list[PlannedItem]:
+        """Check and plan each item of a plan.
+
+        Raises:
+            InvalidField: a value out of range, no items or too many.
+            BadMedia: an item that `Encode` would refuse for its size.
+        """
+        limit = self.requests.max_plan_items
+        if not 1 <= len(items) <= limit:
+            raise InvalidField("items", f"must be 1 to {limit} items, got {len(items)}")
+        return [self._plan_item(item, f"items[{number}]") for number, item in enumerate(items)]
+
+    def _plan_item(self, item: vision_service_pb2.PlanItem, field: str) -> PlannedItem:
+        for name, value in (("width", item.width), ("height", item.height)):
+            if value < 1:
+                raise InvalidField(f"{field}.{name}", f"must be at least 1, got {value}")
+        check_size(item.width, item.height, self.media, field)
+        options = self._options(item, field)
+        grids = plan_media(item.width, item.height, options)
+        check_tile_count(grids, self.media, f"{field}.{item.WhichOneof('options')}")
+        return PlannedItem(options, grids)
+
+    def _options(
+        self, message: vision_service_pb2.EncodeOpen | vision_service_pb2.PlanItem, field: str
+    ) -> MediaOptions:
+        kind = message.WhichOneof("options")
+        if kind is None:
+            raise InvalidField(f"{field}.options", "image or video must be set")
+        if kind == "image":
+            return ImageOptions(self._image_tiling(message.image, f"{field}.image"))
+        return self._video(message.video, f"{field}.video")
+
+    def _image_tiling(self, message: content_pb2.ImageOptions, field: str) -> TilingOptions:
+        limit = self.requests.max_grid_tiles
+        max_tiles = message.max_tiles if message.HasField("max_tiles") else self.default_max_tiles
+        _check_range(max_tiles, limit, f"{field}.max_tiles")
+        default_min_tiles = min(self.tiling.min_tiles, max_tiles)
+        min_tiles = message.min_tiles if message.HasField("min_tiles") else default_min_tiles
+        if not 1 <= min_tiles <= max_tiles:
+            raise InvalidField(f"{field}.min_tiles", f"must be 1 to max_tiles ({max_tiles}), got {min_tiles}")
+        return TilingOptions(
+            min_tiles=min_tiles,
+            max_tiles=max_tiles,
+            thumbnail=message.thumbnail if message.HasField("thumbnail") else self.tiling.thumbnail,
+            tile_size=self.tiling.tile_size,
+        )
+
+    def _video(self, message: content_pb2.VideoOptions, field: str) -> VideoOptions:
+        frames = message.frames if message.HasField("frames") else DEFAULT_FRAMES
+        _check_range(frames, self.requests.max_frames, f"{field}.frames")
+        per_frame = message.tiles_per_frame if message.HasField("tiles_per_frame") else 1
+        _check_range(per_frame, self.requests.max_grid_tiles, f"{field}.tiles_per_frame")
+        start_s, end_s = _bounds(message, field)
+        tiling = TilingOptions(1, per_frame, self.tiling.thumbnail, self.tiling.tile_size)
+        return VideoOptions(tiling, frames, start_s, end_s)
+
+
+def check_media_bytes(size: int, limits: RequestLimits, field: str) -> None:
+    """Raises BadMedia if a file of `size` bytes, or that many of it so far, is over the limit."""
+    if size > limits.max_media_bytes:
+        raise BadMedia(
+            field,
+            f"the file is longer than the limit of {limits.max_media_bytes} bytes",
+            metadata={"limit": limits.max_media_bytes},
+        )
+
+
+def _check_range(value: int, limit: int, field: str) -> None:
+    if not 1 <= value <= limit:
+        raise InvalidField(field, f"must be 1 to {limit}, got {value}")
+
+
+def _bounds(message: content_pb2.VideoOptions, field: str) -> tuple[float | None, float | None]:
+    start_s = message.start_s if message.HasField("start_s") else None
+    end_s = message.end_s if message.HasField("end_s") else None
+    for name, value in (("start_s", start_s), ("end_s", end_s)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InvalidField(f"{field}.{name}", f"must be 0 or more seconds, got {value:g}")
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise InvalidField(f"{field}.end_s", f"must be above start_s ({start_s or 0.0:g}), got {end_s:g}")
+    return start_s, end_s
+
+
+def _dtype(message: vision_service_pb2.EncodeOpen, field: str) -> np.dtype[Any]:
+    if not message.HasField("dtype"):
+        return BFLOAT16
+    dtype: np.dtype[Any] | None = DTYPES.get(message.dtype)
+    if dtype is None:
+        known = ", ".join(tensor_pb2.DataType.Name(data_type) for data_type in DTYPES)
+        raise InvalidField(field, f"must be one of {known}")
+    return dtype
