@@ -44,6 +44,7 @@ EXPLAINED: Mapping[str, str] = {
     "certifi": "MPL 2.0: a list of certificates, used unchanged",
     "hypothesis": "MPL 2.0: tests only, used unchanged",
     "opt-einsum": "MIT, which its metadata does not say",
+    "pycountry": "LGPL 2.1: comes with mistral-common, tests only, used unchanged",
     "tqdm": "MPL 2.0 and MIT: used unchanged",
 }
 
