@@ -1,0 +1,102 @@
+"""Talk to InternVL2 about pictures and films.
+
+from internvl_client import Client
+
+with Client("127.0.0.1:50050") as client:
+    for text in client.chat("What is this?", images=["photo.jpg"]):
+        print(text, end="", flush=True)
+"""
+
+from internvl_client.aio import AsyncChatStream, AsyncClient, AsyncConversation
+from internvl_client.answer import (
+    Answer,
+    Delta,
+    Event,
+    FinishReason,
+    Grid,
+    Layout,
+    Plan,
+    Progress,
+    Started,
+    Timings,
+    Usage,
+)
+from internvl_client.channel import ServerInfo
+from internvl_client.client import ChatStream, Client, Conversation
+from internvl_client.content import (
+    Image,
+    Media,
+    MediaInfo,
+    MediaSource,
+    Message,
+    Part,
+    Video,
+    assistant,
+    system,
+    user,
+)
+from internvl_client.errors import (
+    AlreadyExists,
+    BadMedia,
+    Cancelled,
+    Conflict,
+    ContextTooLong,
+    FailedPrecondition,
+    InternVLError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    ServerError,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "Answer",
+    "AsyncChatStream",
+    "AsyncClient",
+    "AsyncConversation",
+    "BadMedia",
+    "Cancelled",
+    "ChatStream",
+    "Client",
+    "Conflict",
+    "ContextTooLong",
+    "Conversation",
+    "Delta",
+    "Event",
+    "FailedPrecondition",
+    "FinishReason",
+    "Grid",
+    "Image",
+    "InternVLError",
+    "InvalidRequest",
+    "Layout",
+    "Media",
+    "MediaInfo",
+    "MediaSource",
+    "Message",
+    "NotFound",
+    "Overloaded",
+    "Part",
+    "PermissionDenied",
+    "Plan",
+    "Progress",
+    "ServerError",
+    "ServerInfo",
+    "Started",
+    "TimedOut",
+    "Timings",
+    "Unauthenticated",
+    "Unavailable",
+    "Unsupported",
+    "Usage",
+    "Video",
+    "assistant",
+    "system",
+    "user",
+]

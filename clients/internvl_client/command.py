@@ -1,0 +1,101 @@
+"""`internvl chat`: ask one question, or talk."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import cast
+
+from internvl.cli import Command
+from internvl_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from internvl_client.client import Client
+from internvl_client.content import Image, Video
+from internvl_client.errors import InternVLError, Unavailable
+from internvl_client.options import SamplingOptions
+from internvl_client.terminal import Screen, Talk
+
+_GREETING_TIMEOUT_S = 10.0
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add("question", nargs="?", help="one question; without it, talk until /quit")
+    add("-i", "--image", action="append", default=[], metavar="FILE", help="show a picture; may repeat")
+    add("-v", "--video", action="append", default=[], metavar="FILE", help="show a film; may repeat")
+    add("--address", default=DEFAULT_ADDRESS, metavar="TARGET", help=f"gateway (default: {DEFAULT_ADDRESS})")
+    add("--system", metavar="TEXT", help="instructions (default: those of the model's training)")
+    add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="longest wait for an answer")
+    add("--stats", action="store_true", help="show token counts and times")
+    add = parser.add_argument_group("pictures and films").add_argument
+    add("--max-tiles", type=int, metavar="N", help="most tiles of a picture")
+    add("--frames", type=int, metavar="N", help="frames to sample from a film")
+    add = parser.add_argument_group("sampling (default: greedy)").add_argument
+    add("--temperature", type=float, metavar="T", help="0 is greedy; at most 2")
+    add("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens")
+    add("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that add up to P")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repetition")
+    add("--seed", type=int, metavar="N", help="of the random numbers")
+    add("--max-tokens", type=int, metavar="N", help="most tokens of an answer")
+    add("--stop", action="append", metavar="TEXT", help="text that ends the answer; may repeat")
+
+
+def run(arguments: Namespace) -> int:
+    """Ask or talk; 0 for success, 1 for a failed question, 130 for one that Ctrl-C stopped."""
+    screen = Screen.of_process(stats=arguments.stats)
+    try:
+        with Client(arguments.address, timeout=arguments.timeout) as client:
+            return _chat(client, screen, arguments)
+    except Unavailable as error:
+        screen.note(f"internvl chat: {_explain(error, arguments.address)}")
+        return 1
+    except InternVLError as error:
+        screen.note(f"internvl chat: {error}")
+        return 1
+
+
+command = Command("chat", "Talk to a model about pictures and films.", configure, run)
+
+
+def _chat(client: Client, screen: Screen, arguments: Namespace) -> int:
+    if arguments.question is None:
+        return _talk(client, screen, arguments)
+    images = [Image(path, max_tiles=arguments.max_tiles) for path in arguments.image]
+    videos = [Video(path, frames=arguments.frames) for path in arguments.video]
+    stream = client.chat(
+        arguments.question, images=images, videos=videos, system=arguments.system, **_sampling(arguments)
+    )
+    with stream:
+        screen.show(stream)
+        return 130 if stream.cancelled else 0
+
+
+def _talk(client: Client, screen: Screen, arguments: Namespace) -> int:
+    client.info(timeout=_GREETING_TIMEOUT_S)
+    talk = Talk(client, screen, _sampling(arguments), arguments.system)
+    for path in arguments.image:
+        talk.show(Image(screen.upload(client, path), max_tiles=arguments.max_tiles))
+    for path in arguments.video:
+        talk.show(Video(screen.upload(client, path), frames=arguments.frames))
+    talk.run()
+    return 0
+
+
+def _sampling(arguments: Namespace) -> SamplingOptions:
+    """The options that were given; the others keep the server's defaults."""
+    given = {
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "repetition_penalty": arguments.repetition_penalty,
+        "seed": arguments.seed,
+        "max_tokens": arguments.max_tokens,
+        "stop": arguments.stop,
+    }
+    return cast(SamplingOptions, {name: value for name, value in given.items() if value is not None})
+
+
+def _explain(error: Unavailable, address: str) -> str:
+    """Tell a server that is not there from one that lacks a tier: only the latter gives a reason."""
+    if error.reason:
+        return error.message
+    return f"there is no server at {address}; start one with `internvl up`"

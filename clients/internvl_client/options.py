@@ -1,0 +1,111 @@
+"""What can be said with a question. One place for both clients and for conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+from internvl.v1 import llm_service_pb2
+from internvl_client.content import Image, MediaSource, Message, Video
+from internvl_client.errors import InvalidRequest
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are chosen. What is left out has the server's default: greedy, at most 1024 tokens.
+
+    temperature: divides the logits, 0 to 2; 0 is greedy.
+    top_k: keep the k likeliest tokens; 0 keeps all.
+    top_p: keep the likeliest tokens whose probabilities add up to this, above 0 to 1.
+    min_p: keep tokens at least this likely relative to the likeliest, 0 to 1.
+    repetition_penalty: divides the logits of tokens already seen, above 0 to 2.
+    presence_penalty: subtracted from the logit of every token generated before, -2 to 2.
+    frequency_penalty: subtracted once for each time the token was generated, -2 to 2.
+    seed: of the random numbers.
+    max_tokens: most tokens to generate.
+    min_tokens: fewest tokens before the answer may end.
+    stop: texts that end the answer and are not part of it.
+    stop_token_ids: tokens that end the answer, beside the model's own.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    max_tokens: int
+    min_tokens: int
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+
+
+class MediaOptions(TypedDict, total=False):
+    """What is shown with a question, and how long it may take.
+
+    images: paths, bytes of files, PIL images, uploads, or `Image` with tiling options.
+    videos: paths, bytes of files, uploads, or `Video` with sampling options.
+    visuals_first: whether pictures go before the text of their message, whatever their order. Default: yes.
+    timeout: seconds for the whole call. Default: the client's own.
+    """
+
+    images: Iterable[Image | MediaSource]
+    videos: Iterable[Video | MediaSource]
+    visuals_first: bool | None
+    timeout: float | None
+
+
+class PlanOptions(MediaOptions, total=False):
+    """What `plan` takes beside the question.
+
+    system: instructions. Default: those that the model was trained with.
+    messages: a whole conversation in place of a question; the last message is the user's.
+    """
+
+    system: str | None
+    messages: Sequence[Message] | None
+
+
+class SayOptions(MediaOptions, SamplingOptions, total=False):
+    """What `Conversation.say` takes beside the question.
+
+    request_id: names the request in the server's logs. Default: made by the server.
+    """
+
+    request_id: str | None
+
+
+class ChatOptions(PlanOptions, SayOptions, total=False):
+    """What `chat` takes beside the question."""
+
+
+def check_names(options: SayOptions | PlanOptions | ChatOptions, allowed: type) -> None:
+    """Refuse options that do not exist, as a plain signature would.
+
+    Raises:
+        TypeError: names the first.
+    """
+    for name in options:
+        if name not in allowed.__annotations__:
+            raise TypeError(f"got an unexpected option {name!r}")
+
+
+def sampling_params(options: SayOptions | ChatOptions) -> llm_service_pb2.SamplingParams:
+    """The sampling options in the form of the contract; the server checks their ranges.
+
+    Raises:
+        InvalidRequest: a value that the option's type cannot hold.
+    """
+    params = llm_service_pb2.SamplingParams()
+    for name, value in options.items():
+        if name not in SamplingOptions.__annotations__ or value is None:
+            continue
+        try:
+            params.MergeFrom(llm_service_pb2.SamplingParams(**{name: value}))  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            field = f"sampling.{name}"
+            raise InvalidRequest(
+                f"{field}: cannot be {value!r}", reason="INVALID_FIELD", field=field
+            ) from error
+    return params

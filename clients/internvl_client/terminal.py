@@ -1,0 +1,189 @@
+"""A conversation in a terminal: reads lines, writes the answer as it comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from internvl_client.answer import AnswerState, Delta, Progress
+from internvl_client.client import ChatStream, Client, Conversation
+from internvl_client.content import Image, Media, Video
+from internvl_client.errors import InternVLError
+from internvl_client.options import SamplingOptions
+
+HELP = """\
+/image PATH   show a picture with the next question
+/video PATH   show a film with the next question
+/reset        start a new conversation
+/quit         leave (as does Ctrl-D)
+Ctrl-C        stop the answer
+Anything else is a question."""
+
+
+@dataclass(slots=True)
+class Screen:
+    """Where things are written.
+
+    Attributes:
+        out: answers.
+        notes: progress, statistics and complaints.
+        progress: whether to show progress; only sensible where lines can be rewritten.
+        stats: whether to show counts and times after an answer.
+    """
+
+    out: TextIO
+    notes: TextIO
+    progress: bool
+    stats: bool
+
+    @classmethod
+    def of_process(cls, *, stats: bool) -> Screen:
+        """Standard output and error, with progress if the latter is a terminal."""
+        return cls(sys.stdout, sys.stderr, sys.stderr.isatty(), stats)
+
+    def show(self, stream: ChatStream) -> None:
+        """Write an answer as it comes. Ctrl-C stops the answer, not the program.
+
+        Raises:
+            InternVLError: whatever ends the answer early.
+        """
+        try:
+            for event in stream.events():
+                if isinstance(event, Progress):
+                    self._show_progress(event)
+                elif isinstance(event, Delta) and event.text:
+                    self._clear_progress()
+                    print(event.text, end="", file=self.out, flush=True)
+        except KeyboardInterrupt:
+            stream.cancel()
+            print(" [stopped]", end="", file=self.notes, flush=True)
+        finally:
+            self._clear_progress()
+            print(file=self.out, flush=True)
+        if self.stats:
+            print(describe(stream), file=self.notes)
+
+    def note(self, text: str) -> None:
+        """Say something beside the answer."""
+        print(text, file=self.notes, flush=True)
+
+    def upload(self, client: Client, path: str) -> Media:
+        """Store a file on the server and show how far it is.
+
+        Raises:
+            OSError: the file cannot be read.
+            InternVLError: whatever the server answers.
+        """
+        try:
+            return client.upload(path, progress=self._show_upload)
+        finally:
+            self._clear_progress()
+
+    def _show_progress(self, progress: Progress) -> None:
+        picture = f"picture {progress.visual_index + 1}"
+        self._rewrite(f"reading {picture}: tile {progress.tiles_done} of {progress.tiles_total}")
+
+    def _show_upload(self, sent: int, size: int) -> None:
+        self._rewrite(f"uploading: {100 * sent // max(size, 1)} %")
+
+    def _rewrite(self, text: str) -> None:
+        if self.progress:
+            print(f"\r\x1b[2K{text}", end="", file=self.notes, flush=True)
+
+    def _clear_progress(self) -> None:
+        if self.progress:
+            print("\r\x1b[2K", end="", file=self.notes, flush=True)
+
+
+@dataclass(slots=True)
+class Talk:
+    """An interactive conversation over many turns."""
+
+    client: Client
+    screen: Screen
+    sampling: SamplingOptions
+    system: str | None = None
+    read_line: Callable[[str], str] = input
+    _shown: list[Image | Video] = field(default_factory=list, init=False)
+    _conversation: Conversation | None = field(default=None, init=False)
+
+    def show(self, visual: Image | Video) -> None:
+        """Show this with the next question."""
+        self._shown.append(visual)
+
+    def run(self) -> None:
+        """Read and answer until the end of input or `/quit`."""
+        self.screen.note("Ask away. /help lists the commands.")
+        try:
+            while self._step():
+                pass
+        finally:
+            self._forget()
+
+    def _step(self) -> bool:
+        try:
+            line = self.read_line("> ").strip()
+        except EOFError:
+            return False
+        except KeyboardInterrupt:
+            self.screen.note("")
+            return True
+        try:
+            return self._obey(line)
+        except (InternVLError, OSError) as error:
+            self.screen.note(f"error: {error}")
+            return True
+
+    def _obey(self, line: str) -> bool:
+        command, _, rest = line.partition(" ")
+        match command:
+            case "":
+                pass
+            case "/quit":
+                return False
+            case "/help":
+                self.screen.note(HELP)
+            case "/reset":
+                self._forget()
+            case "/image":
+                self.show(Image(self.screen.upload(self.client, rest.strip())))
+            case "/video":
+                self.show(Video(self.screen.upload(self.client, rest.strip())))
+            case _ if command.startswith("/"):
+                self.screen.note(f"unknown command {command}; /help lists them")
+            case _:
+                self._ask(line)
+        return True
+
+    def _ask(self, question: str) -> None:
+        if self._conversation is None:
+            self._conversation = self.client.conversation(system=self.system)
+        stream = self._conversation.say(question, images=self._images, videos=self._videos, **self.sampling)
+        self.screen.show(stream)
+        if stream.finish_reason is not None:
+            # A question that was not answered keeps its pictures for the next attempt.
+            self._images, self._videos = [], []
+
+    def _forget(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        self._shown = []
+        if conversation is not None:
+            with suppress(InternVLError):
+                conversation.delete()
+
+
+def describe(answer: AnswerState) -> str:
+    """Counts and times of an answer, on one line."""
+    usage, timings = answer.usage, answer.timings
+    if usage is None or timings is None:
+        return "[stopped: no counts]"
+    decoded = max(usage.completion_tokens - 1, 0)
+    speed = f", {1000 * decoded / timings.decode_ms:.1f} tokens/s" if timings.decode_ms > 0 else ""
+    return (
+        f"[{usage.prompt_tokens} prompt tokens ({usage.visual_tokens} visual, {usage.cached_tokens} cached), "
+        f"{usage.completion_tokens} answer tokens; first after {timings.first_token_ms:.0f} ms{speed}; "
+        f"{answer.finish_reason}]"
+    )
