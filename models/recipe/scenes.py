@@ -340,7 +340,15 @@ def small_text(rng: Rng, grid: Size, level: Difficulty) -> Scene:
     return Scene("image", (canvas.finish(),), tuple(dialogues))
 
 
-def several_images(rng: Rng, count: int) -> Scene:
+def _picture_size(rng: Rng, large: bool) -> Size:
+    """One of several pictures: one tile, or four and a thumbnail."""
+    if not large:
+        return single_size(rng)
+    side = int(rng.integers(180, 257))
+    return side, side
+
+
+def several_images(rng: Rng, count: int, large: bool) -> Scene:
     """Two or three pictures of one shape each: which one shows a thing, what the n-th one shows, same or not."""
     dark = bool(rng.random() < 0.2)
     colours = _colours(rng, dark)
@@ -351,7 +359,7 @@ def several_images(rng: Rng, count: int) -> Scene:
         things[1] = Thing(shapes[0], colours[1])
     elif count == 2 and kin < 0.6:
         things[1] = Thing(shapes[1], colours[0])
-    pictures = tuple(_draw_one(rng, single_size(rng), dark, t) for t in things)
+    pictures = tuple(_draw_one(rng, _picture_size(rng, large), dark, t) for t in things)
     dialogues = [_dialogue("each_image", _ask(rng, say.EACH_IMAGE), say.listed([say.article(t.name) for t in things]))]
     for _ in range(2):
         i = int(rng.integers(count))
@@ -377,7 +385,7 @@ def several_images(rng: Rng, count: int) -> Scene:
     return Scene("images", pictures, tuple(dialogues))
 
 
-def compare_counts(rng: Rng) -> Scene:
+def compare_counts(rng: Rng, large: bool) -> Scene:
     """Two pictures of equal shapes in different number."""
     dark = bool(rng.random() < 0.2)
     shape = _pick(rng, SHAPES)
@@ -388,7 +396,7 @@ def compare_counts(rng: Rng) -> Scene:
     for n in counts:
         colours = _colours(rng, dark)[:2]
         things = [Thing(shape, _pick(rng, colours), int(p)) for p in rng.permutation(9)[:n]]
-        pictures.append(_draw_things(rng, single_size(rng), dark, things))
+        pictures.append(_draw_things(rng, _picture_size(rng, large), dark, things))
     shapes = say.plural(shape)
     names = [f"the {say.ORDINALS[i]} image" for i in (0, 1)]
     best = names[0] if first_has_more else names[1]
@@ -505,7 +513,7 @@ WIDE_SIZES: tuple[Size, ...] = ((224, 112), (112, 224), (224, 224), (200, 200), 
 TASKS = ("one", "several", "crowd", "written", "wide", "small_text", "images", "counts", "slides", "motion", "talk")
 
 
-ROWS = {"one": 24, "several": 20, "crowd": 24, "written": 28, "images": 14, "counts": 15, "talk": 24, "sheet": 26}
+ROWS = {"one": 24, "several": 20, "crowd": 24, "written": 28, "talk": 24, "sheet": 26}
 TILE_BUDGET = 44
 
 
@@ -514,8 +522,16 @@ def batch_of_scenes(rng: Rng, task: str, level: Difficulty, scale: float = 1.0) 
     grid, wide = _pick(rng, GRIDS), _pick(rng, WIDE_SIZES)
     count = int(rng.integers(2, 4))
     frames = int(rng.choice([4, 6, 8], p=[0.6, 0.15, 0.25]))
+    large = bool(rng.random() < 0.15)
     columns, rows = choose_grid(*wide)
-    tiles = {"wide": columns * rows + 1, "small_text": grid[0] * grid[1] + 1, "slides": frames, "motion": frames}
+    tiles = {
+        "wide": columns * rows + 1,
+        "small_text": grid[0] * grid[1] + 1,
+        "slides": frames,
+        "motion": frames,
+        "images": 5 * count if large else 3,
+        "counts": 10 if large else 3,
+    }
     makers: dict[str, Callable[[], Scene]] = {
         "one": lambda: one_shape(rng, single_size(rng)),
         "several": lambda: several_shapes(rng, single_size(rng)),
@@ -523,8 +539,8 @@ def batch_of_scenes(rng: Rng, task: str, level: Difficulty, scale: float = 1.0) 
         "written": lambda: written(rng, single_size(rng), level),
         "wide": lambda: _wide(rng, wide, level),
         "small_text": lambda: small_text(rng, grid, level),
-        "images": lambda: several_images(rng, count),
-        "counts": lambda: compare_counts(rng),
+        "images": lambda: several_images(rng, count, large),
+        "counts": lambda: compare_counts(rng, large),
         "slides": lambda: slides(rng, frames),
         "motion": lambda: motion(rng, frames),
         "talk": lambda: small_talk(rng),

@@ -27,12 +27,12 @@ class Phase:
 LABELS = {"sheet": 5.0, "several": 1.0, "written": 1.0, "small_text": 0.6}
 EVERYTHING = {
     "one": 0.7, "several": 1.6, "crowd": 1.2, "written": 2.6, "wide": 0.8, "small_text": 1.0,
-    "images": 1.4, "counts": 0.6, "slides": 0.9, "motion": 0.7, "talk": 0.1,
+    "images": 1.4, "counts": 0.6, "slides": 0.9, "motion": 0.7, "talk": 0.1, "sheet": 0.8,
 }  # fmt: skip
 
 PHASES = (
-    Phase("easy labels", 400, LABELS, 1.4e-3, 1.4e-3, warm_up=100, labels_only=True, level=EASY),
-    Phase("labels", 700, LABELS, 1.4e-3, 8e-4, labels_only=True),
+    Phase("easy labels", 800, LABELS, 1.4e-3, 1.4e-3, warm_up=100, labels_only=True, level=EASY),
+    Phase("labels", 600, LABELS, 1.4e-3, 8e-4, labels_only=True),
     Phase("everything", 5000, EVERYTHING, 1.0e-3, 1.0e-4, warm_up=100),
     Phase("finish", 600, EVERYTHING, 1.0e-4, 1.0e-5, label_weight=0.1),
 )

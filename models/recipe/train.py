@@ -82,10 +82,10 @@ class Worker:
         names = list(phase.mix)
         weights = np.array([phase.mix[n] for n in names])
         task = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        scenes = batch_of_scenes(rng, task, phase.level, 2.0 if phase.labels_only else 1.0)
+        scenes = batch_of_scenes(rng, task, phase.level, 2.0 if phase.labels_only or task == "sheet" else 1.0)
         items = []
         for scene in scenes:
-            chosen = rng.permutation(len(scene.dialogues))[: 0 if phase.labels_only else DIALOGUES]
+            chosen = rng.permutation(len(scene.dialogues))[: 0 if phase.labels_only or task == "sheet" else DIALOGUES]
             items.append((scene, [scene.dialogues[i] for i in chosen]))
         batch = build_batch(self.tokenizer, items, with_labels=True)
         report: dict[str, float] = {}
@@ -95,9 +95,9 @@ class Worker:
         if seeing:
             label = self.network.label_loss(visual, batch.labels)
             report["label"] = float(label)
-            loss = label if phase.labels_only else label * phase.label_weight
+            loss = label if phase.labels_only or task == "sheet" else label * phase.label_weight
         needed = set(self.vision_names) if seeing else set()
-        if not phase.labels_only:
+        if not phase.labels_only and task != "sheet":
             hidden, middle = self.network.hidden(batch, visual)
             answer = F.cross_entropy(self.network.answer_logits(batch, hidden), _int64(batch.targets))
             report[task] = float(answer)
