@@ -11,7 +11,7 @@ from typing import TextIO
 from internvl_client.answer import AnswerState, Delta, Progress
 from internvl_client.client import ChatStream, Client, Conversation
 from internvl_client.content import Image, Media, Video
-from internvl_client.errors import InternVLError
+from internvl_client.errors import InternVLError, InvalidRequest
 from internvl_client.options import SamplingOptions
 
 HELP = """\
@@ -161,11 +161,17 @@ class Talk:
     def _ask(self, question: str) -> None:
         if self._conversation is None:
             self._conversation = self.client.conversation(system=self.system)
-        stream = self._conversation.say(question, images=self._images, videos=self._videos, **self.sampling)
-        self.screen.show(stream)
-        if stream.finish_reason is not None:
-            # A question that was not answered keeps its pictures for the next attempt.
-            self._images, self._videos = [], []
+        images = [visual for visual in self._shown if isinstance(visual, Image)]
+        videos = [visual for visual in self._shown if isinstance(visual, Video)]
+        stream = self._conversation.say(question, images=images, videos=videos, **self.sampling)
+        try:
+            self.screen.show(stream)
+        except InvalidRequest:
+            self._shown = []
+            raise
+        if not stream.cancelled:
+            # A stopped turn is not part of the conversation, so its pictures go with the next question.
+            self._shown = []
 
     def _forget(self) -> None:
         conversation, self._conversation = self._conversation, None

@@ -1,4 +1,4 @@
-"""What can go wrong in a turn, and what the client is told: a status, a field of its own request, no address."""
+"""What can go wrong in a turn, and what the client is told: a status, its own field, never an address."""
 
 from __future__ import annotations
 
@@ -195,11 +195,11 @@ async def test_overload_keeps_its_retry_delay() -> None:
 async def test_language_error_in_the_middle_of_an_answer_ends_it() -> None:
     async with gateway_stack() as stack:
         stack.llm.failure = Unavailable("the model is going away")
-        received = []
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for event in stack.chat.Chat(chat_request("one two three")):
-                received.append(event.WhichOneof("event"))
+        call = stack.chat.Chat(chat_request("one two three"))
+        received = [(await call.read()).WhichOneof("event") for _ in range(2)]
         assert received == ["started", "delta"]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

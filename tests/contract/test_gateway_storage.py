@@ -42,6 +42,10 @@ async def upload(stack: Stack, *chunks: bytes) -> chat_service_pb2.UploadMediaRe
     return await stack.chat.UploadMedia(requests())
 
 
+def files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 def by_id(media_id: str) -> content_pb2.Part:
     return content_pb2.Part(image=content_pb2.Image(source=content_pb2.MediaSource(media_id=media_id)))
 
@@ -202,4 +206,4 @@ async def test_bad_upload_is_refused_and_not_kept(
             await upload(stack, *chunks)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details() == problem
-        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        assert files(tmp_path) == []

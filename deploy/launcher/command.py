@@ -1,0 +1,104 @@
+"""`internvl up`: the whole system on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from types import FrameType
+
+from deploy.launcher.config import LaunchConfig, Ports
+from deploy.launcher.stack import LaunchError, Stack, launch
+from internvl.cli import Command
+from internvl.telemetry import LOG_LEVELS
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    defaults = LaunchConfig()
+    parser.epilog = (
+        "Every flag of a service can be set through the environment, for example INTERNVL_LLM_CONTEXT_LIMIT."
+    )
+    add = parser.add_argument
+    add("--model", type=Path, metavar="DIR", help="checkpoint (default: the embedded nano model)")
+    add("--device", default=defaults.device, metavar="cpu|gpu:N", help="where both models compute")
+    add(
+        "--ports",
+        type=_ports,
+        default=Ports(),
+        metavar="auto|GATEWAY,VISION,LLM",
+        help="where to listen (default: 50050,50051,50052); auto picks free ports",
+    )
+    add("--threads", type=int, metavar="N", help="compute threads of each model (default: half the cores)")
+    add("--store", type=Path, metavar="PATH", help="SQLite file of the conversations (default: in memory)")
+    add("--log-dir", type=Path, metavar="DIR", help="write logs to files instead of standard error")
+    add("--log-level", default=defaults.log_level, choices=LOG_LEVELS, help="least severe log line")
+    add(
+        "--ready-timeout",
+        type=float,
+        default=defaults.ready_timeout_s,
+        metavar="S",
+        help=f"longest wait for the models to load (default: {defaults.ready_timeout_s:g})",
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM (0), or until a service fails (1)."""
+    config = LaunchConfig(
+        model=arguments.model,
+        device=arguments.device,
+        ports=arguments.ports,
+        threads=arguments.threads,
+        store=arguments.store,
+        log_dir=arguments.log_dir,
+        log_level=arguments.log_level,
+        ready_timeout_s=arguments.ready_timeout,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    _report("starting vision, llm and gateway")
+    try:
+        with launch(config, log=_relay, report=_report) as stack:
+            _announce(stack)
+            stack.wait()
+    except KeyboardInterrupt:
+        _report("stopped")
+        return 0
+    except LaunchError as error:
+        _report(f"{error}")
+        return 1
+    return 0
+
+
+command = Command("up", "Serve vision, language and gateway on this machine.", configure, run)
+
+
+def _ports(text: str) -> Ports | None:
+    if text == "auto":
+        return None
+    numbers = [int(number) if number.isdigit() else 0 for number in text.split(",")]
+    if len(numbers) != 3 or len(set(numbers)) != 3 or not all(0 < number < 65536 for number in numbers):
+        raise argparse.ArgumentTypeError("expected auto, or three different ports such as 50050,50051,50052")
+    return Ports(*numbers)
+
+
+def _announce(stack: Stack) -> None:
+    for name, process in stack.processes.items():
+        print(f"{name:<8} {process.service.address}")
+    address = stack.gateway_address
+    hint = "" if address.endswith(":50050") else f" --address {address}"
+    print(f'Try: internvl chat{hint} -i photo.jpg "What is this?"', flush=True)
+    _report("Ctrl-C stops all three")
+
+
+def _relay(name: str, line: str) -> None:
+    print(f"{name:<8}| {line}", file=sys.stderr, flush=True)
+
+
+def _report(line: str) -> None:
+    print(f"internvl up: {line}", file=sys.stderr, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

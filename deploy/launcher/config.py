@@ -1,0 +1,99 @@
+"""What to start, and with which arguments."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+GATEWAY, VISION, LLM = "gateway", "vision", "llm"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the three services listen."""
+
+    gateway: int = 50050
+    vision: int = 50051
+    llm: int = 50052
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Three ports that nobody listens on at this moment."""
+        with ExitStack() as stack:
+            held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            return cls(*(each.getsockname()[1] for each in held))
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """One machine's worth of services.
+
+    Attributes:
+        model: checkpoint of both model tiers; None for the embedded one.
+        device: `cpu` or `gpu:N`, for both model tiers.
+        ports: None picks free ones.
+        threads: compute threads of each model tier on CPU; None gives each half of the cores. The tiers work
+            at the same time (one tile is encoded while the one before it is read), so more would only get in
+            each other's way.
+        store: SQLite file of the conversations; None keeps them in memory.
+        log_dir: a file for each service; None passes their lines on to `log`.
+        log_level: least severe line that the services write.
+        ready_timeout_s: longest wait for all of them.
+        grace_s: time for running answers to finish at the end.
+    """
+
+    model: Path | None = None
+    device: str = "cpu"
+    ports: Ports | None = Ports()
+    threads: int | None = None
+    store: Path | None = None
+    log_dir: Path | None = None
+    log_level: str = "info"
+    ready_timeout_s: float = 180.0
+    grace_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process of the system.
+
+    Attributes:
+        name: what people call it.
+        arguments: the command line.
+        address: where it will listen.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    address: str
+
+
+def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
+    """The processes to start, in the order in which they stop: the front first, so that it drains."""
+    ports = config.ports or Ports.free()
+    gateway, vision, llm = (f"127.0.0.1:{port}" for port in (ports.gateway, ports.vision, ports.llm))
+    store = ("--store", str(config.store)) if config.store is not None else ()
+    return (
+        _service(GATEWAY, gateway, config, "gateway", "--vision", vision, "--llm", llm, *store),
+        _service(LLM, llm, config, "llm_service", *_model_arguments(config)),
+        _service(VISION, vision, config, "vision_service", *_model_arguments(config)),
+    )
+
+
+def _service(name: str, address: str, config: LaunchConfig, module: str, *arguments: str) -> Service:
+    common = (
+        *("--listen", address),
+        *("--log-level", config.log_level),
+        *("--grace-seconds", f"{config.grace_s:g}"),
+    )
+    return Service(name, (sys.executable, "-m", module, *common, *arguments), address)
+
+
+def _model_arguments(config: LaunchConfig) -> tuple[str, ...]:
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // 2)
+    model = ("--model", str(config.model)) if config.model is not None else ()
+    return (*model, "--device", config.device, "--threads", str(threads))
