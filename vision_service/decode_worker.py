@@ -158,7 +158,7 @@ def _answer(connection: Connection, request: DecodeRequest, limits: MediaLimits)
         _send(connection, _describe_error(error))
         return
     _send(connection, {"grids": [list(asdict(grid).values()) for grid in media.grids]})
-    connection.send_bytes(media.tiles.data)
+    connection.send_bytes(media.tiles.reshape(-1).data)
 
 
 def _send(connection: Connection, answer: Answer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from internvl.errors import BadMedia, InvalidField
-from internvl.tensors import BFLOAT16, DTYPES
+from internvl.tensors import DTYPES
 from internvl.v1 import content_pb2, tensor_pb2, vision_service_pb2
 from vision_service.image import check_size
 from vision_service.limits import MediaLimits, RequestLimits
@@ -154,9 +154,8 @@ def _bounds(message: content_pb2.VideoOptions, field: str) -> tuple[float | None
 
 
 def _dtype(message: vision_service_pb2.EncodeOpen, field: str) -> np.dtype[Any]:
-    if not message.HasField("dtype"):
-        return BFLOAT16
-    dtype: np.dtype[Any] | None = DTYPES.get(message.dtype)
+    data_type = message.dtype if message.HasField("dtype") else tensor_pb2.DATA_TYPE_BFLOAT16
+    dtype: np.dtype[Any] | None = DTYPES.get(data_type)
     if dtype is None:
         known = ", ".join(tensor_pb2.DataType.Name(data_type) for data_type in DTYPES)
         raise InvalidField(field, f"must be one of {known}")

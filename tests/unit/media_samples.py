@@ -1,0 +1,54 @@
+"""Pictures and films for tests, made in memory."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+STEP = 6
+"""Grey level between one frame of a film and the next, so that a frame says its number."""
+
+
+def picture(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    """Random RGB pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file."""
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def film(
+    frames: int = 40,
+    *,
+    codec: str = "libx264",
+    container: str = "mp4",
+    rate: int = 10,
+    size: tuple[int, int] = (64, 48),
+) -> bytes:
+    """A film whose frame number n is grey of level n * STEP."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        if codec == "mpeg4":  # its default blurs the grey levels
+            stream.bit_rate = 4_000_000
+        for number in range(frames):
+            pixels = np.full((size[1], size[0], 3), number * STEP, np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+def frame_numbers(tiles: np.ndarray) -> list[int]:
+    """Which frames of `film` these tiles show."""
+    return [round(level / STEP) for level in tiles.mean(axis=(1, 2, 3))]

@@ -1,0 +1,158 @@
+"""Damaged files, cut short or with bytes turned over: each is a typed error or a valid decode."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from media_samples import encoded, film, picture
+
+from internvl.errors import BadMedia, InvalidField
+from vision_service.decoding import DecodeConfig, MediaDecoder
+from vision_service.limits import MediaLimits
+from vision_service.media import decode_media
+from vision_service.options import ImageOptions, VideoOptions
+from vision_service.tiling import TilingOptions
+
+LIMITS = MediaLimits()
+TILING = TilingOptions(1, 4, True, 28)
+IMAGE, VIDEO = ImageOptions(TILING), VideoOptions(TILING, 3, None, None)
+
+PICTURES = {
+    "jpeg": encoded(picture(), "JPEG"),
+    "png": encoded(picture()),
+    "png palette": encoded(picture().quantize(8)),
+    "webp": encoded(picture(), "WEBP"),
+    "webp lossless": encoded(picture(), "WEBP", lossless=True),
+    "gif": encoded(picture(), "GIF"),
+    "bmp": encoded(picture(), "BMP"),
+    "tiff": encoded(picture(), "TIFF"),
+    "tiff lzw": encoded(picture(), "TIFF", compression="tiff_lzw"),
+    "tiff jpeg": encoded(picture(), "TIFF", compression="jpeg"),
+}
+# Texts of libraries, addresses and paths; every message of ours is made of these characters and words.
+LEAK = re.compile(
+    r"0x[0-9a-f]+|[\\<>{}]|\.(py|cc|c|so)\b|/\w+/|Errno|PIL|libav|decord|Traceback", re.IGNORECASE
+)
+
+
+def assert_fails_alone(data: bytes, options: ImageOptions | VideoOptions) -> None:
+    try:
+        decode_media(data, options, LIMITS)
+    except InvalidField as error:
+        assert_harmless(error)
+
+
+def assert_harmless(error: InvalidField) -> None:
+    assert error.field in ("chunk", "open.image", "open.video")
+    assert not LEAK.search(error.message), error.message
+
+
+def turned_over(data: bytes, seed: int, count: int) -> bytes:
+    draw = random.Random(seed)
+    damaged = bytearray(data)
+    for _ in range(count):
+        damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_truncated_pictures(name: str) -> None:
+    data = PICTURES[name]
+    # Every header boundary lies in the first bytes; after that steps are enough.
+    for length in (*range(min(128, len(data))), *range(128, len(data), 37), len(data) - 1):
+        assert_fails_alone(data[:length], IMAGE)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_most_of_a_picture_is_not_enough(name: str) -> None:
+    with pytest.raises(BadMedia):
+        decode_media(PICTURES[name][: len(PICTURES[name]) // 2], IMAGE, LIMITS)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_with_bytes_turned_over(name: str) -> None:
+    for seed in range(60):
+        assert_fails_alone(turned_over(PICTURES[name], seed, 1 + seed % 8), IMAGE)
+
+
+@asynccontextmanager
+async def started(config: DecodeConfig | None = None) -> AsyncIterator[MediaDecoder]:
+    decoder = MediaDecoder(config or DecodeConfig(workers=1, timeout_s=20), LIMITS)
+    await decoder.start()
+    try:
+        yield decoder
+    finally:
+        await decoder.stop()
+
+
+def test_damaged_films_fail_alone_even_if_their_decoder_dies() -> None:
+    """decord crashes on some of these; the decoder process is replaced and the next film decodes."""
+
+    async def scenario() -> int:
+        refused = 0
+        films = [film(12), film(12, codec="mpeg4"), film(12, codec="libvpx-vp9", container="webm")]
+        damaged = [data[: len(data) * part // 8] for data in films for part in range(1, 8)]
+        damaged += [turned_over(data, seed, 20) for data in films for seed in range(8)]
+        async with started() as decoder:
+            for data in damaged:
+                try:
+                    await decoder.decode(data, VIDEO)
+                except InvalidField as error:
+                    assert_harmless(error)
+                    refused += 1
+            media = await decoder.decode(films[0], VIDEO)
+            assert len(media.grids) == 3
+        return refused
+
+    assert asyncio.run(scenario()) > 10
+
+
+def test_a_decoder_that_dies_costs_one_file() -> None:
+    async def scenario() -> None:
+        async with started() as decoder:
+            expected = await decoder.decode(PICTURES["png"], IMAGE)
+            for child in multiprocessing.active_children():
+                child.kill()
+            with pytest.raises(BadMedia, match="chunk: the file is damaged: its decoder failed"):
+                await decoder.decode(PICTURES["png"], IMAGE)
+            again = await decoder.decode(PICTURES["png"], IMAGE)
+            assert np.array_equal(again.tiles, expected.tiles)
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_hangs_its_decoder_costs_one_file() -> None:
+    async def scenario() -> None:
+        async with started(DecodeConfig(workers=1, timeout_s=5)) as decoder:
+            await decoder.decode(PICTURES["png"], IMAGE)
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGSTOP)
+            with pytest.raises(BadMedia, match="chunk: the file takes too long to decode"):
+                await decoder.decode(PICTURES["png"], IMAGE)
+            await decoder.decode(PICTURES["png"], IMAGE)
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_who_leaves_does_not_disturb_the_next() -> None:
+    async def scenario() -> None:
+        large = encoded(picture(900, 700), "JPEG")
+        async with started() as decoder:
+            expected = await decoder.decode(PICTURES["png"], IMAGE)
+            leaving = asyncio.ensure_future(decoder.decode(large, IMAGE))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            media = await decoder.decode(PICTURES["png"], IMAGE)
+            assert np.array_equal(media.tiles, expected.tiles)
+        assert not multiprocessing.active_children()
+
+    asyncio.run(scenario())
