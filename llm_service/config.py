@@ -190,11 +190,9 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def _check_positive(args: argparse.Namespace) -> None:
     for name in (
-        *("threads", "context_limit", "kv_budget_tokens", "max_running", "step_token_budget"),
-        *("tile_timeout_seconds", "stream_limit"),
+        *("threads", "context_limit", "kv_budget_tokens", "max_running", "queue_limit"),
+        *("step_token_budget", "tile_timeout_seconds", "stream_limit"),
     ):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")
-    if args.queue_limit < 0:
-        raise ConfigError(f"--queue-limit: must not be negative, got {args.queue_limit}")

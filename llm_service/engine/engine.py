@@ -164,11 +164,9 @@ class Engine:
     def _schedule(self) -> list[Work]:
         now = self._clock()
         self._expire(now)
-        self._admit()
         work = self._scheduler.schedule()
         for sequence, _ in work:
             self._jobs[sequence.request].timeline.start(now)
-        metrics.observe_scheduler(self._scheduler)
         return work
 
     def _run(self, work: Many[Work]) -> list[tuple[_Job, NDArray[np.float32]]]:
@@ -225,7 +223,7 @@ class Engine:
         usage = Usage(
             prompt_tokens=job.request.prompt_tokens,
             visual_tokens=job.request.visual_tokens,
-            cached_tokens=0,
+            cached_tokens=job.sequence.cached_tokens,
             completion_tokens=len(job.sequence.generated),
         )
         timings = job.timeline.timings()
@@ -243,11 +241,14 @@ class Engine:
         self._scheduler.remove(job.sequence)
         self._runner.drop(job.sequence)
         del self._jobs[job.request]
-        metrics.observe_scheduler(self._scheduler)
+        self._admit()
 
     def _admit(self) -> None:
+        """Call whenever something came or went: nothing that could run ever waits for a step."""
         for sequence in self._scheduler.admit():
-            self._tell(sequence.request, Admitted(0, sequence.request.needs()))
+            needed = sequence.request.needs(sequence.cached_tokens)
+            self._tell(sequence.request, Admitted(sequence.cached_tokens, needed))
+        metrics.observe_scheduler(self._scheduler)
 
     def _expire(self, now: float) -> None:
         for job in list(self._jobs.values()):

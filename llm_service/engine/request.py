@@ -105,8 +105,8 @@ class Request:
         """Most tokens whose keys and values it can ever hold."""
         return self.prompt_tokens + self.sampling.max_tokens
 
-    def needs(self, cached_tokens: int = 0) -> tuple[VisualNeed, ...]:
-        """The embeddings to send, each once, in the order in which the prompt first shows them."""
+    def needs(self, cached_tokens: int) -> tuple[VisualNeed, ...]:
+        """The embeddings to send, each once, in the order in which the prompt first needs them."""
         tiles: dict[str, int] = {}
         first: dict[str, int] = {}
         for slot in self.slots:

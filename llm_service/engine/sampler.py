@@ -8,6 +8,7 @@ in any batch, and after its state was rebuilt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,15 @@ from numpy.typing import NDArray
 from internvl.errors import InternalError
 from llm_service.engine.request import SamplingParams
 
-Logits = NDArray[np.float32]
+Logits: TypeAlias = NDArray[np.float32]
+Ids: TypeAlias = NDArray[np.int64]
+Weights: TypeAlias = NDArray[np.float64]
 
 
 def sample(
     logits: Logits,
     params: SamplingParams,
-    prompt_ids: NDArray[np.int64],
+    prompt_ids: Ids,
     generated: Sequence[int],
 ) -> int:
     """Choose the token that follows the prompt and the answer so far.
@@ -48,9 +51,7 @@ def uniform(seed: int, position: int) -> float:
     return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 
-def _penalize(
-    logits: Logits, params: SamplingParams, prompt_ids: NDArray[np.int64], generated: Sequence[int]
-) -> Logits:
+def _penalize(logits: Logits, params: SamplingParams, prompt_ids: Ids, generated: Sequence[int]) -> Logits:
     if params.repetition_penalty != 1:
         logits = logits.copy()
         seen = np.unique(np.concatenate([prompt_ids, np.array(generated, np.int64)]))
@@ -73,44 +74,40 @@ def _forbid_early_stop(logits: Logits, params: SamplingParams, generated: int) -
     return logits
 
 
-def _candidates(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The tokens that may be drawn, by id, and their weights (not normalised)."""
+def _candidates(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
+    """The tokens that may be drawn, by rising id, and their weights (not normalised)."""
     scaled = logits.astype(np.float64) / params.temperature
     weights = np.exp(scaled - scaled.max())
-    kept = np.flatnonzero(weights >= params.min_p)  # the likeliest token's weight is 1
-    if 0 < params.top_k < len(logits) or params.top_p < 1:
-        # min-p looks only at the likeliest token, so it may come first; top-p must see what it would cut.
-        kept = np.intersect1d(kept, _top(weights, params), assume_unique=True)
-    return kept, weights[kept]
+    ids = _top_p(_top_k(weights, params.top_k), weights, params.top_p)
+    ids = np.sort(ids[weights[ids] >= params.min_p])  # the likeliest token's weight is 1
+    return ids, weights[ids]
 
 
-def _top(weights: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64]:
-    """Ids of the top-k tokens, and of those the likeliest that add up to top-p."""
-    ids = _head(weights, params)
-    ids = ids[np.argsort(-weights[ids], kind="stable")]
-    if params.top_k:
-        ids = ids[: params.top_k]
+def _top_k(weights: Weights, k: int) -> Ids:
+    if not 0 < k < len(weights):
+        return np.arange(len(weights))
+    smallest = np.partition(weights, -k)[-k]
+    return _likeliest_first(np.flatnonzero(weights >= smallest), weights)[:k]
+
+
+def _top_p(ids: Ids, weights: Weights, p: float) -> Ids:
+    if p >= 1:
+        return ids
+    total = weights[ids].sum()
+    # Tokens below (1 - p) / n of the total add up to less than 1 - p of it, so the others reach p without
+    # them, and the long tail of the vocabulary need not be sorted.
+    ids = _likeliest_first(ids[weights[ids] >= (1 - p) / len(ids) * total], weights)
     before = np.cumsum(weights[ids]) - weights[ids]
-    total = weights[ids].sum() if params.top_k else weights.sum()
-    return ids[before < params.top_p * total]
+    nucleus: Ids = ids[before < p * total]
+    return nucleus
 
 
-def _head(weights: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64]:
-    """A few tokens that hold all of top-k and top-p, so that the vocabulary need not be sorted.
-
-    Top-k: nothing below the k-th largest weight. Top-p: all tokens below (1 - p) / n of the total add up to
-    less than 1 - p of it, so the rest reaches p without them.
-    """
-    floor = 0.0
-    if 0 < params.top_k < len(weights):
-        floor = np.partition(weights, -params.top_k)[-params.top_k]
-    else:
-        floor = (1 - params.top_p) / len(weights) * weights.sum()
-    head: NDArray[np.int64] = np.flatnonzero(weights >= floor)
-    return head
+def _likeliest_first(ids: Ids, weights: Weights) -> Ids:
+    """By falling weight; among equals by rising id."""
+    return ids[np.argsort(-weights[ids], kind="stable")]
 
 
-def _draw(ids: NDArray[np.int64], weights: NDArray[np.float64], seed: int, position: int) -> int:
+def _draw(ids: Ids, weights: Weights, seed: int, position: int) -> int:
     """Invert the cumulative distribution, in the order of ids: rounding noise never reorders it."""
     cumulative = np.cumsum(weights)
     index = np.searchsorted(cumulative, uniform(seed, position) * cumulative[-1], side="right")

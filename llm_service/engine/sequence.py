@@ -30,6 +30,7 @@ class Sequence:
         self.request = request
         self.generated: list[int] = []
         self.computed = 0
+        self.cached_tokens = 0  # of the prompt, found in the cache at admission: none, nothing is shared yet
         self.regime: Hashable = None
         self._embeddings: dict[TileKey, Embeddings] = {}
         self._filled = 0  # slots, from the first, whose embeddings are here

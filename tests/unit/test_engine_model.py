@@ -1,0 +1,140 @@
+"""The engine on the real decoder with random weights, against plain loops over the same decoder."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from internvl.model_config import InternVLConfig
+from llm_service.config import ModelConfig
+from llm_service.engine.engine import Engine
+from llm_service.engine.events import Delta, Event, Failed
+from llm_service.engine.limits import EngineLimits
+from llm_service.engine.request import Request, SamplingParams, TileKey, VisualSlot
+from llm_service.engine.sampler import sample
+from llm_service.loading import LoadedModel, open_device, open_model
+from llm_service.model.batch import Chunk, VisualSpan
+from llm_service.model.rope import RopeRegime, regime_for
+from llm_service.model.runner import ModelRunner
+from llm_service.runner import BatchRunner
+from tests.unit.engine_samples import SpelledAnswer
+from tests.unit.llm_samples import HIDDEN, ROPE_LIMIT, TOKENS_PER_TILE, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, ModelRunner]:
+    config = ModelConfig(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+    loaded = open_model(config)
+    return loaded, loaded.load_decoder(open_device(config))
+
+
+def tile(visual_id: str, number: int) -> np.ndarray[Any, Any]:
+    generator = np.random.default_rng([ord(visual_id), number])
+    return generator.standard_normal((TOKENS_PER_TILE, HIDDEN), np.float32)
+
+
+def request(length: int, items: str = "", seed: int = 0, **sampling: Any) -> Request:
+    """Random text with single-tile items spread through it."""
+    ids = np.random.default_rng(seed).integers(3, 900, length)
+    gap = length // (len(items) + 1)
+    slots = [
+        VisualSlot((number + 1) * gap, TOKENS_PER_TILE, TileKey(item, number))
+        for number, item in enumerate(items)
+    ]
+    params = SamplingParams(**{"max_tokens": 8, **sampling})
+    return Request("r", ids, params, tuple(slots))
+
+
+def run(model: ModelRunner, requests: list[Request], **limits: int) -> list[list[int]]:
+    """All requests at once through an engine."""
+    tokens: dict[Request, list[int]] = {asked: [] for asked in requests}
+
+    def publish(asked: Request, event: Event) -> None:
+        assert not isinstance(event, Failed)
+        if isinstance(event, Delta):
+            tokens[asked] += event.token_ids
+
+    regime_of = partial(regime_for, config=model.config)
+    small = {"context_limit": 400, "kv_budget_tokens": 4000, "step_token_budget": 64}
+    engine = Engine(BatchRunner(model, regime_of), EngineLimits(**small | limits), SpelledAnswer, publish)
+    for asked in requests:
+        engine.submit(asked)
+    for asked in requests:
+        for slot in asked.slots:
+            engine.receive_tile(asked, slot.tile, tile(*slot.tile))
+    while engine.has_work:
+        engine.step()
+    return list(tokens.values())
+
+
+def whole(model: ModelRunner, asked: Request, answer: list[int], regime: RopeRegime) -> Chunk:
+    """Prompt and answer as one chunk for an empty cache."""
+    ids = np.concatenate([asked.prompt_ids, np.array(answer, np.int64)])
+    spans = tuple(VisualSpan(slot.offset, tile(*slot.tile)) for slot in asked.slots)
+    return Chunk(ids, spans, model.new_cache(len(ids)), regime)
+
+
+def recomputed(model: ModelRunner, config: InternVLConfig, asked: Request) -> list[int]:
+    """Every token from an empty cache: no chunks, no batch, no reuse."""
+    answer: list[int] = []
+    while len(answer) < asked.sampling.max_tokens:
+        regime = regime_for(asked.prompt_tokens + len(answer), config)
+        (logits,) = model.forward([whole(model, asked, answer, regime)])
+        answer.append(sample(logits, asked.sampling, asked.prompt_ids, answer))
+    return answer
+
+
+def cached(model: ModelRunner, asked: Request) -> list[int]:
+    """Prefill once, then one token at a time."""
+    answer: list[int] = []
+    regime = RopeRegime.SHORT
+    prefill = whole(model, asked, [], regime)
+    cache = model.new_cache(asked.kv_tokens)
+    (logits,) = model.forward([Chunk(prefill.token_ids, prefill.visual, cache, regime)])
+    while True:
+        answer.append(sample(logits, asked.sampling, asked.prompt_ids, answer))
+        if len(answer) == asked.sampling.max_tokens:
+            return answer
+        (logits,) = model.forward([Chunk(np.array(answer[-1:], np.int64), (), cache, regime)])
+
+
+SAMPLED = {"temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.1}
+
+
+@pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("items", ["", "a", "aba"])
+def test_equals_plain_loops(
+    model: tuple[LoadedModel, ModelRunner], items: str, sampling: dict[str, float]
+) -> None:
+    loaded, decoder = model
+    asked = request(70, items, **sampling)
+    expected = recomputed(decoder, loaded.config, asked)
+    assert cached(decoder, asked) == expected
+    assert run(decoder, [asked]) == [expected]
+    assert run(decoder, [asked], step_token_budget=17) == [expected]
+    assert len(set(expected)) > 3  # an answer that could go wrong
+
+
+@pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_company_changes_no_answer(
+    model: tuple[LoadedModel, ModelRunner], sampling: dict[str, float]
+) -> None:
+    _, decoder = model
+    asked = [request(20 + 9 * seed, "ab"[: seed % 3], seed, max_tokens=6, **sampling) for seed in range(6)]
+    alone = [run(decoder, [one])[0] for one in asked]
+    assert run(decoder, asked, max_running=6) == alone
+    assert run(decoder, asked, max_running=3, step_token_budget=11) == alone
+
+
+@pytest.mark.parametrize("prompt", [ROPE_LIMIT - 3, ROPE_LIMIT - 1, ROPE_LIMIT, ROPE_LIMIT + 1])
+def test_crossing_the_rope_limit_equals_starting_anew(
+    model: tuple[LoadedModel, ModelRunner], prompt: int
+) -> None:
+    loaded, decoder = model
+    asked = request(prompt, "ab", max_tokens=6)
+    expected = recomputed(decoder, loaded.config, asked)
+    assert run(decoder, [asked]) == [expected]
+    assert run(decoder, [asked, request(30, "a", max_tokens=12)], step_token_budget=40)[0] == expected
