@@ -116,6 +116,8 @@ def _activate(device: Device) -> Device:
     with quiet_import():
         import paddle
 
+    # Eager mode belongs to the thread that imported paddle; any other starts out building static graphs.
+    paddle.disable_static()
     paddle.device.set_device(device.place)
     return device
 
