@@ -12,8 +12,10 @@ import paddle.nn.functional as F
 
 from kernels.ops import Tensor
 
-# Scores of one block: large enough for efficient products, small beside the weights at any context length.
+# Bounds on the scores of one block: enough for efficient products, small beside the weights at any context
+# length, and not so many rows that a causal block spends its time above the diagonal.
 _MAX_BLOCK_SCORES = 1 << 24
+_MAX_CAUSAL_ROWS = 256
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ def causal_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     kv_heads, total, _ = keys.shape
     past = total - tokens
     q = (q * size**-0.5).transpose([1, 0, 2])
-    rows = max(1, _MAX_BLOCK_SCORES // (heads * total))
+    rows = max(1, min(_MAX_CAUSAL_ROWS, _MAX_BLOCK_SCORES // (heads * total)))
     parts = []
     for start in range(0, tokens, rows):
         end = min(start + rows, tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from transformers import InternVLConfig as HfConfig
 from transformers import InternVLVisionConfig as HfVisionConfig
 from transformers import Phi3Config, Phi3ForCausalLM
+from transformers.modeling_utils import no_init_weights
 from transformers.models.internvl.modeling_internvl import (
     InternVLModel,
     InternVLMultiModalProjector,
     InternVLVisionModel,
 )
 
-from internvl.checkpoint.random_weights import random_tensors
+from internvl.checkpoint.random_weights import random_tensor
 from internvl.checkpoint.series import series_config
 from internvl.checkpoint.tensor_specs import Part, expected_tensors
 from internvl.model_config import InternVLConfig, LlmConfig, RopeScaling, VisionConfig, parse_model_config
@@ -66,18 +67,39 @@ def _fit_factors(config: LlmConfig) -> LlmConfig:
 
 def random_weights(config: InternVLConfig, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Every tensor of the model, by its name in the released files."""
-    return dict(random_tensors(expected_tensors(config).values(), seed, dtype))
+    return dict(RandomWeights(config, seed, dtype))
+
+
+class RandomWeights(Mapping[str, np.ndarray]):
+    """As `random_weights`, each tensor drawn when it is asked for: a large model need not be held twice."""
+
+    def __init__(self, config: InternVLConfig, seed: int, dtype: str) -> None:
+        self._specs = expected_tensors(config)
+        self._seed = seed
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return random_tensor(self._specs[name], self._seed, self._dtype)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
 
 
 def vision_part(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
     """The stream the vision tier loads."""
     wanted = (Part.VISION.value, Part.PROJECTOR.value)
-    return ((name, array) for name, array in weights.items() if name.startswith(wanted))
+    return ((name, weights[name]) for name in weights if name.startswith(wanted))
 
 
 def decoder_part(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
     """The stream the language tier loads."""
-    return ((name, array) for name, array in weights.items() if name.startswith(Part.DECODER.value))
+    return ((name, weights[name]) for name in weights if name.startswith(Part.DECODER.value))
 
 
 class VisionOracle:
@@ -85,8 +107,9 @@ class VisionOracle:
 
     def __init__(self, config: InternVLConfig, weights: Weights) -> None:
         self._config = config
-        tower = InternVLVisionModel(_vision_config(config.vision))
-        self._tower = _filled(tower, dict(_vision_names(config.vision, weights)))
+        with no_init_weights():
+            tower = InternVLVisionModel(_vision_config(config.vision))
+        self._tower = _filled(tower, _vision_names(config.vision, weights))
         text = Phi3Config(hidden_size=config.llm.hidden_size, pad_token_id=0)
         # A vision config of its own: the one that contains it resets its attention implementation.
         projector = InternVLMultiModalProjector(
@@ -95,11 +118,11 @@ class VisionOracle:
         names = {"layer_norm": "mlp1.0", "linear_1": "mlp1.1", "linear_2": "mlp1.3"}
         self._projector = _filled(
             projector,
-            {
-                f"{hf}.{kind}": weights[f"{ours}.{kind}"]
+            (
+                (f"{hf}.{kind}", weights[f"{ours}.{kind}"])
                 for hf, ours in names.items()
                 for kind in ("weight", "bias")
-            },
+            ),
         )
 
     @torch.inference_mode()
@@ -127,8 +150,8 @@ class VisionOracle:
         return self._projector(torch.from_numpy(tokens)).numpy()
 
 
-def decoder_oracle(config: LlmConfig, weights: Weights) -> Phi3ForCausalLM:
-    """Phi-3 as transformers implements it, eager attention, in float32."""
+def decoder_oracle(config: LlmConfig, weights: Weights, attention: str = "eager") -> Phi3ForCausalLM:
+    """Phi-3 as transformers implements it, in float32."""
     scaling = config.rope_scaling
     hf_config = Phi3Config(
         vocab_size=config.vocab_size,
@@ -152,13 +175,13 @@ def decoder_oracle(config: LlmConfig, weights: Weights) -> Phi3ForCausalLM:
         bos_token_id=config.bos_token_id,
         eos_token_id=None,
         pad_token_id=0,
-        attn_implementation="eager",
+        attn_implementation=attention,
     )
+    with no_init_weights():
+        model = Phi3ForCausalLM(hf_config)
+    model.tie_weights()
     prefix = Part.DECODER.value
-    state = {name.removeprefix(prefix): array for name, array in decoder_part(weights)}
-    if config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    return _filled(Phi3ForCausalLM(hf_config), state)
+    return _filled(model, ((name.removeprefix(prefix), array) for name, array in decoder_part(weights)))
 
 
 @torch.inference_mode()
@@ -217,11 +240,14 @@ def _vision_names(config: VisionConfig, weights: Weights) -> Iterator[tuple[str,
                     yield f"{theirs}attention.{name}_proj.{kind}", part
 
 
-def _filled(module: Any, state: Weights) -> Any:
-    """The module with exactly these weights; a missing or surplus name is an error."""
-    module.load_state_dict({name: _torch(array) for name, array in state.items()}, strict=True)
-    return module.eval().float()
-
-
-def _torch(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.float32))
+def _filled(module: Any, stream: Iterable[tuple[str, np.ndarray]]) -> Any:
+    """The module with exactly these weights, copied one by one; a missing or surplus name is an error."""
+    module = module.eval().float()
+    empty = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, array in stream:
+            parameter = empty.pop(name)
+            assert parameter.shape == array.shape, name
+            parameter.copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
+    assert not empty, f"left at random: {sorted(empty)}"
+    return module

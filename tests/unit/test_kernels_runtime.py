@@ -1,0 +1,75 @@
+"""What a process is set up with before paddle, and the devices it may ask for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from internvl.errors import ConfigError
+from kernels.runtime import CPU, Device, open_device
+
+NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that has none of the settings."""
+    inherited = {name: value for name, value in os.environ.items() if name not in NAMES}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=inherited | environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_importing_kernels_prepares_the_process_without_paddle():
+    code = (
+        "import os, sys, kernels.runtime\n"
+        f"print(*[os.environ[name] for name in {NAMES}], os.environ['MKL_DYNAMIC'], 'paddle' in sys.modules)"
+    )
+    cores = str(len(os.sched_getaffinity(0)))
+    assert run(code).stdout.split() == [cores, cores, cores, "FALSE", "False"]
+    assert run(code, OMP_NUM_THREADS="3").stdout.split()[:3] == ["3", "3", "3"]
+
+
+def test_thread_count_is_fixed_once_paddle_is_imported():
+    code = (
+        "import kernels.runtime as runtime\n"
+        "runtime.prepare(threads=1)\n"
+        "import kernels.ops\n"
+        "runtime.prepare()\n"
+        "runtime.prepare(threads=1)\n"
+        "runtime.prepare(threads=5)\n"
+    )
+    result = run(code)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("ConfigError: threads: must be set before paddle is imported")
+
+
+def test_importing_the_operators_prints_nothing():
+    result = run("import kernels.ops")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_cpu_computes_in_float32():
+    assert open_device("cpu") == CPU == Device("cpu", 0, "float32")
+    with pytest.raises(ConfigError, match="dtype: bfloat16 is not available on cpu"):
+        open_device("cpu", "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu:", "gpu:x", "cpu:0", "", "gpu:-1"])
+def test_unknown_device_is_refused(name):
+    with pytest.raises(ConfigError, match="is not one of cpu, gpu, gpu:N"):
+        open_device(name)
+
+
+def test_gpu_needs_a_paddle_with_cuda():
+    import paddle
+
+    if paddle.device.is_compiled_with_cuda():
+        pytest.skip("this paddle has CUDA")
+    with pytest.raises(
+        ConfigError, match="gpu:1 needs a paddlepaddle-gpu build; the installed paddle has no"
+    ):
+        open_device("gpu:1")
