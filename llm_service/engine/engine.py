@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -138,6 +138,7 @@ class Engine:
         if job := self._jobs.get(request):
             self._remove(job)
             metrics.REQUESTS.labels("cancelled").inc()
+            _log.info("cancelled", request=request.request_id, completion_tokens=len(job.sequence.generated))
 
     def step(self) -> None:
         """One turn: schedule, run, sample, publish."""
@@ -230,6 +231,13 @@ class Engine:
         self._remove(job)
         self._pace.leave(self._clock())
         metrics.observe_finish(reason, usage, timings)
+        _log.info(
+            "answer complete",
+            request=job.request.request_id,
+            reason=reason.name.lower(),
+            **asdict(usage),
+            **{name: round(seconds, 4) for name, seconds in asdict(timings).items()},
+        )
         self._tell(job.request, Finished(reason, usage, timings, job.answer.stop_match))
 
     def _fail(self, job: _Job, error: ServingError) -> None:

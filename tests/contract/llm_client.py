@@ -1,0 +1,176 @@
+"""The language service on a tiny random model, and a client that speaks its streams by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from prometheus_client import REGISTRY
+
+from internvl.errors import ServingError
+from internvl.rpc import ServerConfig, error_from_rpc, open_channel, serving
+from internvl.tensors import BFLOAT16, to_proto
+from internvl.v1 import content_pb2, llm_service_pb2, llm_service_pb2_grpc, tensor_pb2
+from llm_service.config import Config, EngineConfig, ModelConfig
+from llm_service.server import SERVICE_NAME
+from llm_service.service import open_service, registration
+from tests.unit.llm_samples import HIDDEN, TOKENS_PER_TILE
+
+SHAPE = (TOKENS_PER_TILE, HIDDEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service."""
+
+    stub: llm_service_pb2_grpc.LlmServiceAsyncStub
+    channel: grpc.aio.Channel
+    port: int
+
+    def generate(self, opening: llm_service_pb2.GenerateOpen, **options: Any) -> Stream:
+        return Stream(self.stub.Generate(**options), opening)
+
+    async def answer(
+        self, opening: llm_service_pb2.GenerateOpen, tiles: list[content_pb2.Tile] | None = None
+    ) -> Answer:
+        """The whole answer; every tile is sent as soon as the request is admitted."""
+        stream = self.generate(opening)
+        await stream.admitted()
+        await stream.send(*tiles or ())
+        return await stream.rest()
+
+    async def error(
+        self, opening: llm_service_pb2.GenerateOpen, tiles: list[content_pb2.Tile] | None = None
+    ) -> ServingError:
+        """What the request fails with."""
+        stream = self.generate(opening)
+        try:
+            await stream.admitted()
+            await stream.send(*tiles or ())
+            await stream.rest()
+        except grpc.aio.AioRpcError as error:
+            return error_from_rpc(error, "language service")
+        raise AssertionError("the request did not fail")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer."""
+
+    text: str
+    token_ids: list[int]
+    result: llm_service_pb2.GenerateResult
+
+
+class Stream:
+    """One Generate call, message by message."""
+
+    def __init__(self, call: Any, opening: llm_service_pb2.GenerateOpen) -> None:
+        self.call = call
+        self._opening = opening
+
+    async def admitted(self) -> llm_service_pb2.Admitted:
+        await self.write(llm_service_pb2.GenerateRequest(open=self._opening))
+        response = await self.read()
+        assert response.WhichOneof("message") == "admitted"
+        return response.admitted
+
+    async def send(self, *tiles: content_pb2.Tile) -> None:
+        for tile in tiles:
+            await self.write(llm_service_pb2.GenerateRequest(tile=tile))
+
+    async def write(self, message: llm_service_pb2.GenerateRequest) -> None:
+        """Write, or raise what the call failed with: grpc itself only says that it is over."""
+        try:
+            await self.call.write(message)
+        except (grpc.aio.UsageError, grpc.aio.InternalError, AssertionError):
+            await self.read()
+            raise
+
+    async def read(self) -> llm_service_pb2.GenerateResponse:
+        response = await self.call.read()
+        assert response is not grpc.aio.EOF
+        return response
+
+    async def delta(self) -> llm_service_pb2.TokenDelta:
+        response = await self.read()
+        assert response.WhichOneof("message") == "delta"
+        return response.delta
+
+    async def rest(self) -> Answer:
+        """Everything up to the result, which must be the last message."""
+        texts, token_ids = [], []
+        while (response := await self.read()).WhichOneof("message") == "delta":
+            texts.append(response.delta.text)
+            token_ids += response.delta.token_ids
+        assert await self.call.read() is grpc.aio.EOF
+        return Answer("".join(texts), token_ids, response.result)
+
+
+@asynccontextmanager
+async def llm_service(folder: Path, **engine: Any) -> AsyncIterator[Service]:
+    """Start the service; `engine` are fields of `EngineConfig`."""
+    server = ServerConfig(listen="127.0.0.1:0", grace_s=20.0)
+    config = Config(ModelConfig(folder), server, EngineConfig(**engine))
+    async with (
+        open_service(config, on_crash=lambda: None) as service,
+        serving(server, registration(service), [SERVICE_NAME]) as running,
+        open_channel(f"127.0.0.1:{running.port}") as channel,
+    ):
+        yield Service(llm_service_pb2_grpc.LlmServiceStub(channel), channel, running.port)
+
+
+def text(content: str) -> llm_service_pb2.PromptPart:
+    return llm_service_pb2.PromptPart(text=content)
+
+
+def visual(
+    visual_id: str = "a", columns: int = 2, rows: int = 1, **changes: Any
+) -> llm_service_pb2.PromptPart:
+    """A picture of columns x rows tiles, in bfloat16."""
+    fields = {
+        "visual_id": visual_id,
+        "kind": content_pb2.MEDIA_KIND_IMAGE,
+        "grids": [content_pb2.TileGrid(columns=columns, rows=rows)],
+        "tiles": columns * rows,
+        "tokens_per_tile": TOKENS_PER_TILE,
+        "hidden_size": HIDDEN,
+        "dtype": tensor_pb2.DATA_TYPE_BFLOAT16,
+    }
+    return llm_service_pb2.PromptPart(visual=content_pb2.VisualLayout(**fields | changes))
+
+
+def user(*parts: llm_service_pb2.PromptPart | str) -> llm_service_pb2.PromptMessage:
+    return message(content_pb2.ROLE_USER, *parts)
+
+
+def message(
+    role: content_pb2.Role.ValueType, *parts: llm_service_pb2.PromptPart | str
+) -> llm_service_pb2.PromptMessage:
+    made = [text(part) if isinstance(part, str) else part for part in parts]
+    return llm_service_pb2.PromptMessage(role=role, parts=made)
+
+
+def opening(*messages: llm_service_pb2.PromptMessage, **sampling: Any) -> llm_service_pb2.GenerateOpen:
+    """A request of at most 6 tokens unless `sampling` says otherwise."""
+    params = llm_service_pb2.SamplingParams(**{"max_tokens": 6} | sampling)
+    return llm_service_pb2.GenerateOpen(messages=messages, sampling=params)
+
+
+def tile(visual_id: str, index: int, values: np.ndarray | None = None) -> content_pb2.Tile:
+    """Random embeddings, different for every tile."""
+    if values is None:
+        generator = np.random.default_rng([*visual_id.encode(), index])
+        values = generator.standard_normal(SHAPE).astype(BFLOAT16)
+    return content_pb2.Tile(visual_id=visual_id, index=index, embeddings=to_proto(values))
+
+
+def gauges() -> tuple[float | None, ...]:
+    """Waiting and running requests, and the cache room they hold."""
+    names = ("requests_waiting", "requests_running", "kv_tokens")
+    return tuple(REGISTRY.get_sample_value(f"internvl_llm_{name}") for name in names)
