@@ -56,7 +56,7 @@ class Screen:
                     self._show_progress(event)
                 elif isinstance(event, Delta) and event.text:
                     self._clear_progress()
-                    print(event.text, end="", file=self.out, flush=True)
+                    print(printable(event.text), end="", file=self.out, flush=True)
         except KeyboardInterrupt:
             stream.cancel()
             print(" [stopped]", end="", file=self.notes, flush=True)
@@ -179,6 +179,11 @@ class Talk:
         if conversation is not None:
             with suppress(InternVLError):
                 conversation.delete()
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could move the cursor or rename the window."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
 def describe(answer: AnswerState) -> str:

@@ -20,6 +20,7 @@ from gateway.config import Config
 from gateway.server import SERVICE_NAMES, assembled
 from internvl.errors import BadMedia, InvalidField, ServingError
 from internvl.rpc import Running, ServerConfig, serving
+from internvl.telemetry import configure_logging
 from internvl.v1 import (
     chat_service_pb2,
     chat_service_pb2_grpc,
@@ -214,7 +215,9 @@ class FakeLlm:
         for name, first in needed.items():
             for index in range(first, tiles[name]):
                 await self.reading.wait()
-                frame = await anext(requests)
+                frame = await anext(requests, None)
+                if frame is None:
+                    return  # the gateway left; its requests end before this call is cancelled
                 self.received.append(frame)
                 tile = llm_service_pb2.GenerateRequest.FromString(frame).tile
                 if (tile.visual_id, tile.index) != (name, index):
@@ -269,6 +272,7 @@ class Stack:
 @asynccontextmanager
 async def gateway_stack(config: Config | None = None) -> AsyncIterator[Stack]:
     """Serve both stand-ins and a gateway on free ports."""
+    configure_logging("warning")
     stack = Stack()
     quick = ServerConfig("127.0.0.1:0", grace_s=0.0)
     async with (
