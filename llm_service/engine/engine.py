@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from llm_service.engine.events import (
 )
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.pace import Pace
+from llm_service.engine.ports import Answer, Runner
 from llm_service.engine.request import Embeddings, Request, SamplingParams, TileKey
 from llm_service.engine.sampler import sample
 from llm_service.engine.scheduler import Scheduler, Work
@@ -33,45 +33,6 @@ from llm_service.engine.sequence import Sequence
 from llm_service.engine.timeline import Timeline
 
 _log = get_logger("engine")
-
-
-class Answer(Protocol):
-    """What the engine needs of `llm_service.text.answer.AnswerStream`."""
-
-    stopped: bool
-    stop_match: str | None
-
-    def push(self, token_id: int) -> str:
-        """Take a token; the text that became certain."""
-        ...
-
-    def flush(self) -> str:
-        """End the answer; the text held back."""
-        ...
-
-
-class Runner(Protocol):
-    """What the engine needs of the model."""
-
-    def run(self, work: Many[Work]) -> NDArray[np.float32]:
-        """Compute every share of a step and advance its sequence.
-
-        Returns:
-            Logits at the last computed position of each, float32 [shares, vocabulary].
-        """
-        ...
-
-    def follow_rope(self, sequence: Sequence) -> bool:
-        """Have a sequence computed anew if its length has left the rope regime of its cache.
-
-        Returns:
-            Whether keys and values were thrown away.
-        """
-        ...
-
-    def drop(self, sequence: Sequence) -> None:
-        """Free the cache of a sequence; nothing if it has none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,9 +177,10 @@ class Engine:
             if self._runner.follow_rope(sequence):
                 metrics.ROPE_RECOMPUTES.inc()
             return
-        reason = FinishReason.STOP if answer.stopped else FinishReason.LENGTH
-        self._tell(job.request, Delta(text + answer.flush(), (token,)))
-        self._finish(job, reason)
+        stopped = answer.stopped
+        text += answer.flush()  # may complete a stop text
+        self._tell(job.request, Delta(text, (token,)))
+        self._finish(job, FinishReason.STOP if stopped or answer.stop_match else FinishReason.LENGTH)
 
     def _finish(self, job: _Job, reason: FinishReason) -> None:
         usage = Usage(
