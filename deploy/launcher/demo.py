@@ -47,11 +47,15 @@ def _run(scenes: Sequence[Scene], model: Path) -> int:
     config = LaunchConfig(model=model, ports=None)
     with launch(config, report=_report) as stack, Client(stack.gateway_address) as client:
         print(f"\nAsking {client.info().model_name} over gRPC at {stack.gateway_address}.\n")
-        return sum(_play(client, scene) for scene in scenes)
+        return sum(play(client, scene) for scene in scenes)
 
 
-def _play(client: Client, scene: Scene) -> int:
-    """Hold one conversation and count the answers that differ."""
+def play(client: Client, scene: Scene) -> int:
+    """Hold one conversation and count the answers that are not the expected ones.
+
+    Raises:
+        InternVLError: a question could not be answered at all.
+    """
     print(f"{scene.name} ({', '.join(path.name for path in scene.files)})")
     conversation = client.conversation()
     right = [

@@ -1,0 +1,178 @@
+"""`internvl chat` against a gateway with stand-in tiers, and the demonstration, which asks the same way."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.launcher.demo import play
+from deploy.launcher.demo_story import Scene, Turn, read_scenes
+from internvl.errors import ConfigError
+from internvl_client import Client
+from internvl_client.command import command
+from internvl_client.terminal import Screen, Talk, printable
+from tests.contract.gateway_tiers import Stack, gateway_stack, picture
+
+
+@contextmanager
+def running_stack() -> Iterator[Stack]:
+    """A stack on a loop of its own, for tests of blocking code."""
+    ready: list[Stack] = []
+    started, done = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with gateway_stack() as stack:
+            ready.append(stack)
+            started.set()
+            await asyncio.to_thread(done.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert started.wait(20)
+        yield ready[0]
+    finally:
+        done.set()
+        thread.join(20)
+
+
+def chat(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    return command.run(parser.parse_args(arguments))
+
+
+def talk(stack: Stack, *lines: str) -> tuple[str, str]:
+    """What an interactive conversation of these lines writes: answers, and notes beside them."""
+    out, notes = io.StringIO(), io.StringIO()
+    typed = iter(lines)
+
+    def read_line(prompt: str) -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    with Client(stack.address) as client:
+        Talk(client, Screen(out, notes, progress=False, stats=False), {}, read_line=read_line).run()
+    return out.getvalue(), notes.getvalue()
+
+
+def test_one_question_prints_the_answer_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(picture(2))
+    with running_stack() as stack:
+        code = chat("what is it", "-i", str(tmp_path / "a.png"), "--address", stack.address, "--seed", "7")
+        assert stack.llm.opened[0].sampling.seed == 7
+        assert not stack.llm.opened[0].sampling.HasField("temperature")
+    captured = capsys.readouterr()
+    assert (code, captured.out, captured.err) == (0, "what is it\n", "")
+
+
+def test_stats_tell_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
+    with running_stack() as stack:
+        assert chat("one two", "--address", stack.address, "--stats") == 0
+    assert "10 prompt tokens" in capsys.readouterr().err
+
+
+def test_no_server_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert chat("hello", "--address", "127.0.0.1:9") == 1
+    assert "start one with `internvl up`" in capsys.readouterr().err
+    assert chat("--address", "127.0.0.1:9") == 1
+    assert "start one with `internvl up`" in capsys.readouterr().err
+
+
+def test_refused_question_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with running_stack() as stack:
+        assert chat("hello", "-i", str(tmp_path / "a.png"), "--address", stack.address) == 1
+    assert "messages[0].parts[0].image: unknown format" in capsys.readouterr().err
+
+
+def test_talk_keeps_the_conversation_and_shows_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(2))
+    with running_stack() as stack:
+        out, _ = talk(
+            stack, f"/image {tmp_path / 'a.png'}", "what is it", "", "and now", "/quit", "never said"
+        )
+        assert out == "what is it\nand now\n"
+        first, second = stack.llm.opened
+        assert [len(message.parts) for message in first.messages] == [2]
+        assert [len(message.parts) for message in second.messages] == [2, 1, 1]
+        assert len(stack.vision.encoded) == 1
+
+
+def test_talk_starts_anew_after_reset() -> None:
+    with running_stack() as stack:
+        out, _ = talk(stack, "one", "/reset", "two")
+        assert out == "one\ntwo\n"
+        assert [len(opened.messages) for opened in stack.llm.opened] == [1, 1]
+
+
+def test_talk_survives_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with running_stack() as stack:
+        out, notes = talk(
+            stack,
+            "/nonsense",
+            "/image no-such-file.png",
+            f"/image {tmp_path / 'bad.png'}",
+            "/help",
+            "still here",
+        )
+    assert out == "still here\n"
+    assert "unknown command /nonsense" in notes
+    assert "no-such-file.png" in notes
+    assert "unknown format" in notes
+    assert "/reset" in notes
+
+
+def test_control_characters_of_an_answer_do_not_reach_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\n\tc\u009b字") == "a[2Jb\n\tc字"
+
+
+def scene(tmp_path: Path, *turns: Turn) -> Scene:
+    (tmp_path / "a.png").write_bytes(picture(3))
+    return Scene("shapes", (tmp_path / "a.png",), turns, frames=0)
+
+
+def test_demonstration_marks_what_is_not_as_expected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_stack() as stack, Client(stack.address) as client:
+        right, wrong = Turn("a red circle", "a red circle"), Turn("bottom right", "top left")
+        assert play(client, scene(tmp_path, right, wrong)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "shapes (a.png)"
+    assert lines[2].strip().startswith("a red circle   [3 tiles, first text after ")
+    assert "bottom right   <-- expected: top left" in lines[4]
+
+
+def test_scenes_are_read_from_the_folder_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text(
+        '[{"name": "n", "files": ["a.png"], "turns": [{"question": "q", "answer": "a"}], "frames": 0}]'
+    )
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert read_scenes(tmp_path) == (Scene("n", (tmp_path / "a.png",), (Turn("q", "a"),), 0),)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no demo.json"),
+        ("{", "cannot be read"),
+        ('[{"name": "n"}]', "cannot be read"),
+        ('[{"name": "n", "files": ["gone.png"], "turns": []}]', "lacks gone.png"),
+    ],
+)
+def test_unusable_scenes_are_refused(tmp_path: Path, content: str | None, problem: str) -> None:
+    if content is not None:
+        (tmp_path / "demo.json").write_text(content)
+    with pytest.raises(ConfigError, match=problem):
+        read_scenes(tmp_path)

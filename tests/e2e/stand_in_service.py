@@ -1,0 +1,34 @@
+"""A process that answers health probes and nothing else, in the manners that a test asks for.
+
+python stand_in_service.py NAME PORT [late|stubborn|fails]
+"""
+
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+
+def main(name: str, port: int, manner: str = "good") -> int:
+    if manner == "fails":
+        print(f"{name}: no model here", flush=True)
+        return 3
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: manner == "stubborn" or stop.set())
+    if manner != "late":
+        server = grpc.server(ThreadPoolExecutor(2))
+        servicer = health.HealthServicer()
+        servicer.set("ready", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        print(f"{name}: serving", flush=True)
+    stop.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))
