@@ -59,8 +59,6 @@ class Tokenizer:
         self._splitter = _splitter(self._added)
         self._special_ids = frozenset(self._added[text].token_id for text in files.special)
         self._word_mark_id = self._model.piece_to_id(WORD_MARK)
-        self._marker = files.unk
-        self._marker_length = len(self._model.encode(files.unk))
         self.pieces: tuple[Piece, ...] = piece_table(self._model, self._by_id, files.special)
 
     @classmethod
@@ -103,7 +101,7 @@ class Tokenizer:
         runs = self._stripped(_with_word_mark(_joined(segments)))
         token_ids: list[int] = []
         for run in runs:
-            token_ids += [run.token_id] * run.count if isinstance(run, Control) else self._encode_plain(run)
+            token_ids += [run.token_id] * run.count if isinstance(run, Control) else self._model.encode(run)
         if len(token_ids) > 1 and token_ids[0] == self._word_mark_id and token_ids[1] in self._special_ids:
             del token_ids[0]
         return [self._added[self._files.bos].token_id, *token_ids] if self._files.add_bos else token_ids
@@ -120,22 +118,20 @@ class Tokenizer:
                 stripped[index - 1] = _map_text(str.rstrip, stripped[index - 1])
         return stripped
 
-    def _encode_plain(self, text: str) -> list[int]:
-        """Ids of one text without any prefix.
-
-        With its dummy prefix off, sentencepiece may drop a leading space; behind a marker it cannot. The
-        reference cuts the marker off again in the same way.
-        """
-        if not text.startswith((WORD_MARK, " ")):
-            return list(self._model.encode(text))
-        return list(self._model.encode(self._marker + text)[self._marker_length :])
-
 
 def _load_model(serialised: bytes) -> SentencePieceProcessor:
+    """The model with its own prefix off.
+
+    The reference puts a marker before each text and cuts its tokens off again, lest sentencepiece drop a
+    leading space. Only models that squeeze white space do that. No Llama model does; others are refused.
+    """
     try:
-        return SentencePieceProcessor(model_proto=serialised + _NO_DUMMY_PREFIX)
+        model = SentencePieceProcessor(model_proto=serialised + _NO_DUMMY_PREFIX)
     except (RuntimeError, ValueError):
         raise ConfigError(f"{MODEL_FILE}: not a sentencepiece model") from None
+    if model.encode("  ") == model.encode(" "):
+        raise ConfigError(f"{MODEL_FILE}: normalizer_spec.remove_extra_whitespaces: only false is supported")
+    return model
 
 
 def _with_special_tokens(files: TokenizerFiles, model: SentencePieceProcessor) -> Mapping[str, AddedToken]:

@@ -57,7 +57,7 @@ class TokenizerFiles:
         special: texts that `skip_special_tokens` leaves out: bos, eos, unk, pad and the additional ones. Not
             the same as the added tokens marked `special`.
         add_bos: whether a prompt starts with the bos token.
-        bos, eos, unk: texts of these tokens.
+        bos, eos: texts of these tokens.
     """
 
     model: bytes
@@ -66,7 +66,6 @@ class TokenizerFiles:
     add_bos: bool
     bos: str
     eos: str
-    unk: str
 
 
 def read_tokenizer_files(folder: Path) -> TokenizerFiles:
@@ -87,7 +86,6 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         add_bos=bool(config.get("add_bos_token", True)),
         bos=_text_of(config, "bos_token", "<s>"),
         eos=_text_of(config, "eos_token", "</s>"),
-        unk=_text_of(config, "unk_token", "<unk>"),
     )
 
 

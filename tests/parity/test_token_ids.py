@@ -7,6 +7,7 @@ up to 32000 pieces, and the same at its own size, where no id is the released on
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -147,6 +148,18 @@ def test_template_text_is_parsed_as_the_reference_parses_it(pair: Pair, said: st
         f"</s>{said}<|endoftext|>{said}",
     ):
         assert pair.ours.encode(framed) == pair.reference(framed).input_ids
+
+
+def test_longest_added_token_is_found_first(tmp_path: Path) -> None:
+    tokens = {
+        str(1300 + n): samples.added_token(text) for n, text in enumerate(("<a", "<a>", "<a><b>", "b>"))
+    }
+    folder = samples.write_tokenizer(tmp_path, samples.trained_model())
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    config["added_tokens_decoder"] |= tokens
+    samples.write_json(folder / "tokenizer_config.json", config)
+    framed = "<a <a> <a><b> <a><b <b> <a<b>"
+    assert Tokenizer.load(folder).encode(framed) == LlamaTokenizer.from_pretrained(folder)(framed).input_ids
 
 
 @pytest.mark.parametrize("said", samples.TEXTS)

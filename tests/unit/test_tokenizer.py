@@ -145,6 +145,12 @@ def test_added_token_that_text_could_spell_is_refused(tmp_path: Path) -> None:
         changed(tmp_path, added_tokens_decoder=tokens, additional_special_tokens=None)
 
 
+def test_model_that_squeezes_white_space_is_refused(tmp_path: Path) -> None:
+    folder = samples.write_tokenizer(tmp_path, samples.trained_model(remove_extra_whitespaces=True))
+    with pytest.raises(ConfigError, match=r"tokenizer.model: normalizer_spec.remove_extra_whitespaces"):
+        Tokenizer.load(folder)
+
+
 def test_files_that_disagree_about_an_id_are_refused(tmp_path: Path) -> None:
     samples.write_tokenizer(tmp_path, samples.trained_model())
     samples.write_json(tmp_path / "added_tokens.json", {"<img>": 3})

@@ -99,7 +99,7 @@ LOOK_ALIKES = (
 
 
 @cache
-def trained_model() -> bytes:
+def trained_model(*, remove_extra_whitespaces: bool = False) -> bytes:
     """A byte-fallback BPE model with Llama's normalisation, trained on a few sentences of many scripts."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -112,7 +112,7 @@ def trained_model() -> bytes:
         split_digits=True,
         allow_whitespace_only_pieces=True,
         normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
+        remove_extra_whitespaces=remove_extra_whitespaces,
         add_dummy_prefix=True,
         minloglevel=2,
     )
