@@ -36,7 +36,7 @@ bench-%: .venv/runtime.stamp ## run one measurement, `make bench-NAME`; JSON=FIL
 test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows it
 	$(BIN)/python -m pytest $(TESTS)
 
-test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, about 16 GiB of memory)
+test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, below 6 GB of memory)
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 check: lint types imports check-protos check-client check-manifests check-licences ## everything but the tests
