@@ -12,14 +12,14 @@ from internvl.telemetry import configure_logging
 
 
 def main() -> int:
-    """Run the gateway until it is told to stop; 2 for a configuration that cannot be used."""
+    """Run the gateway until it is told to stop; 1 for a configuration that cannot be used."""
     try:
         config = parse_config(sys.argv[1:])
         configure_logging(config.server.log_level)
         asyncio.run(serve(config))
     except ConfigError as error:
-        print(f"gateway: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

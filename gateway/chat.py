@@ -124,19 +124,15 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         """Run one turn and emit its public events; store it if it belongs to a conversation."""
         conversation = await self._conversation(request)
         prompt = await self._prompt(request.messages, conversation)
-        turn = Turn(
-            TurnRequest(
-                request_id=_request_id(request),
-                prompt=prompt,
-                sampling=request.sampling,
-                options=request.prompt,
-                deadline=deadline,
-                arrived=arrived,
-            ),
-            self._tiers,
-            emit=lambda event: emit(event_to_proto(event)),
+        turn_request = TurnRequest(
+            request_id=_request_id(request),
+            prompt=prompt,
+            sampling=request.sampling,
+            options=request.prompt,
+            deadline=deadline,
+            arrived=arrived,
         )
-        answer = await turn.run()
+        answer = await Turn(turn_request, self._tiers, lambda event: emit(event_to_proto(event))).run()
         version = None
         if conversation is not None:
             said = (*prompt.messages, Message(Role.ASSISTANT, (Text(answer.text),)))
@@ -144,6 +140,16 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                 conversation.conversation_id, conversation.version, said
             )
         await emit(result_to_proto(answer, version))
+        _log.info(
+            "turn answered",
+            request_id=turn_request.request_id,
+            visuals=len(prompt.visuals),
+            prompt_tokens=answer.result.usage.prompt_tokens,
+            cached_tokens=answer.result.usage.cached_tokens,
+            completion_tokens=answer.result.usage.completion_tokens,
+            first_text_ms=round(answer.first_text_s * 1000, 1),
+            total_ms=round((time.monotonic() - arrived) * 1000, 1),
+        )
 
     async def _conversation(
         self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest

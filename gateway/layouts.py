@@ -12,8 +12,9 @@ class LayoutMemory:
     """Layouts by media, the least recently used forgotten first.
 
     A layout is good for as long as the vision tier keeps its weights and preprocessing. The memory does not
-    ask on every turn: a `visual_id` holds the encoder's fingerprint, and `Turn` compares it whenever it fetches
-    tiles. A layout that is stale while no tile is needed still names the embeddings that the language tier has.
+    ask on every turn: a `visual_id` holds the encoder's fingerprint, and `Turn` compares it whenever it
+    fetches tiles. A layout that is stale while no tile is needed still names the embeddings that the language
+    tier has.
     """
 
     def __init__(self, capacity: int = 10_000) -> None:

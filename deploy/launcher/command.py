@@ -85,7 +85,7 @@ def _ports(text: str) -> Ports | None:
 
 def _announce(stack: Stack) -> None:
     for name, process in stack.processes.items():
-        print(f"{name:<8} {process.service.address}")
+        print(f"{name:<8} {process.service.address:<16} process {process.pid}")
     address = stack.gateway_address
     hint = "" if address.endswith(":50050") else f" --address {address}"
     print(f'Try: internvl chat{hint} -i photo.jpg "What is this?"', flush=True)

@@ -1,0 +1,83 @@
+"""The gateway as a program: flags, environment, refusals, and what it does not import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.config import parse_config
+from internvl.errors import ConfigError
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+
+
+def test_flags_become_the_configuration(tmp_path: Path) -> None:
+    config = parse_config(
+        [
+            *("--vision", "dns:///vision:50051", "--llm", "dns:///llm:50052", "--listen", "0.0.0.0:1"),
+            *("--store", str(tmp_path / "chat.db"), "--media-dir", str(tmp_path), "--max-media-mib", "2"),
+            *("--media-quota-mib", "8", "--max-visuals", "3"),
+        ]
+    )
+    assert (config.vision, config.llm, config.server.listen) == (
+        "dns:///vision:50051",
+        "dns:///llm:50052",
+        "0.0.0.0:1",
+    )
+    assert (config.store, config.media.directory) == (tmp_path / "chat.db", tmp_path)
+    assert (config.media.max_file_bytes, config.media.quota_bytes) == (2 * 2**20, 8 * 2**20)
+    assert config.limits.max_visuals == 3
+
+
+def test_defaults_keep_nothing_after_the_end() -> None:
+    config = parse_config([])
+    assert (config.store, config.media.directory) == (None, None)
+    assert config.server.listen == "127.0.0.1:50050"
+
+
+def test_environment_sets_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNVL_GATEWAY_MAX_VISUALS", "5")
+    assert parse_config([]).limits.max_visuals == 5
+    assert parse_config(["--max-visuals", "6"]).limits.max_visuals == 6
+
+
+def test_quota_below_one_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--media-quota-mib"):
+        parse_config(["--max-media-mib", "10", "--media-quota-mib", "9"])
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_number_that_makes_no_sense_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(["--max-visuals", number])
+    assert "--max-visuals" in capsys.readouterr().err
+
+
+def test_help_names_every_flag() -> None:
+    shown = run("-m", "gateway", "--help")
+    assert shown.returncode == 0
+    for flag in ("--vision", "--llm", "--store", "--media-dir", "--listen", "--metrics-listen"):
+        assert flag in shown.stdout
+
+
+def test_store_that_cannot_be_opened_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    started = run("-m", "gateway", "--listen", "127.0.0.1:0", "--store", str(tmp_path))
+    assert started.returncode == 1
+    assert started.stderr.startswith("gateway: --store: cannot open")
+    assert "Traceback" not in started.stderr
+
+
+def test_gateway_imports_nothing_that_computes() -> None:
+    program = "import sys, gateway.__main__; print(*sys.modules)"
+    loaded = set(run("-c", program).stdout.split())
+    assert "gateway.turn" in loaded
+    assert not loaded & {"numpy", "paddle", "PIL", "av", "decord", "sentencepiece", "kernels"}
