@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from internvl.errors import CheckpointError, ConfigError
+from internvl.telemetry import configure_logging
+from vision_service.config import parse_config
+from vision_service.service import serve
+
 
 def main() -> int:
     """Run the service; returns the exit status."""
-    # Imported here because decoder processes import this module too, and need none of it.
-    from internvl.errors import CheckpointError, ConfigError
-    from internvl.telemetry import configure_logging
-    from vision_service.config import parse_config
-    from vision_service.service import serve
-
     try:
         config = parse_config()
         configure_logging(config.server.log_level)

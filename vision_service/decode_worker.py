@@ -1,8 +1,4 @@
-"""A child process that opens files nobody has vouched for: a crash or a hang in a media library ends there.
-
-Requests go down the pipe as objects of ours. Answers come up as JSON and raw pixels, never as pickles: a
-child that a hostile file took over must not reach its parent.
-"""
+"""A decoder in a process of its own: a crash or a hang in a media library ends there, not here."""
 
 from __future__ import annotations
 
@@ -10,36 +6,25 @@ import json
 import math
 import multiprocessing
 import os
-import signal
+import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from internvl.errors import BadMedia, InvalidField
+from vision_service.decode_process import Answer, DecodeRequest
 from vision_service.image import FileBytes
 from vision_service.limits import MediaLimits
-from vision_service.media import DecodedMedia, MediaInfo, MediaKind, MediaType, decode_media, inspect_media
+from vision_service.media import DecodedMedia, MediaInfo, MediaKind, MediaType
 from vision_service.options import MediaOptions
 from vision_service.tiling import TileGrid
 
-Answer = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeRequest:
-    """What to do with a file: look at it (`options` is None) or cut it into tiles."""
-
-    data: FileBytes
-    options: MediaOptions | None
+_PROGRAM = "import sys; from vision_service.decode_process import main; main(int(sys.argv[1]))"
 
 
 class WorkerLost(Exception):
-    """The child is gone; `cause` is "crash" or "timeout". It needs a `restart`."""
+    """The process is gone or must go; `cause` is "crash" or "timeout". It needs a `restart`."""
 
     def __init__(self, cause: Literal["crash", "timeout"]) -> None:
         super().__init__(cause)
@@ -47,20 +32,25 @@ class WorkerLost(Exception):
 
 
 class DecodeWorker:
-    """One child process and the pipe to it. One call at a time; calls block."""
+    """One process and the connection to it. One call at a time; calls block."""
 
     def __init__(self, limits: MediaLimits) -> None:
         self._limits = limits
         self._launch()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     def inspect(self, data: FileBytes, timeout_s: float) -> MediaInfo:
         """`inspect_media` over there.
 
         Raises:
             BadMedia: as `inspect_media`.
-            WorkerLost: the child died or took longer than `timeout_s`.
+            WorkerLost: the process died or took longer than `timeout_s`.
         """
-        answer = self._call(DecodeRequest(data, None), timeout_s)
+        answer = self._call(DecodeRequest(data, None, self._limits), timeout_s)
         media_type = MediaType(answer["type"], MediaKind(answer["kind"]))
         return MediaInfo(
             media_type, answer["width"], answer["height"], answer["frame_count"], answer["duration_s"]
@@ -71,35 +61,39 @@ class DecodeWorker:
 
         Raises:
             BadMedia, InvalidField: as `decode_media`.
-            WorkerLost: the child died or took longer than `timeout_s`.
+            WorkerLost: the process died or took longer than `timeout_s`.
         """
-        answer = self._call(DecodeRequest(data, options), timeout_s)
+        answer = self._call(DecodeRequest(data, options, self._limits), timeout_s)
         grids = tuple(TileGrid(*grid) for grid in answer["grids"])
-        side = options.tiling.tile_size
-        pixels = self._receive()
-        tiles = np.frombuffer(pixels, np.uint8)
-        if tiles.size != math.prod((sum(grid.tiles for grid in grids), side, side, 3)):
+        shape = (sum(grid.tiles for grid in grids), *(options.tiling.tile_size,) * 2, 3)
+        tiles = np.frombuffer(self._receive(), np.uint8)
+        if tiles.size != math.prod(shape):
             raise WorkerLost("crash")
-        return DecodedMedia(grids, tiles.reshape(-1, side, side, 3))
+        return DecodedMedia(grids, tiles.reshape(shape))
 
     def restart(self) -> None:
-        """End the child, whatever it does, and start a fresh one."""
+        """End the process, whatever it does, and start a fresh one."""
         self.stop()
         self._launch()
 
     def stop(self) -> None:
-        """End the child, whatever it does."""
+        """End the process, whatever it does."""
         self._process.kill()
-        self._process.join()
+        self._process.wait()
         self._connection.close()
 
     def _launch(self) -> None:
-        # A fork would copy the parent's threads' locks in whatever state they are.
-        context = multiprocessing.get_context("spawn")
-        self._connection, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far_end, self._limits), daemon=True)
-        self._process.start()
-        far_end.close()
+        # A new program, not a fork: a fork would copy the locks of this process's threads in whatever state
+        # they are. Not multiprocessing's spawn either, which runs the caller's main module again.
+        self._connection, far_end = multiprocessing.Pipe()
+        with far_end:
+            descriptor = far_end.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(descriptor)],
+                pass_fds=[descriptor],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.DEVNULL,
+            )
 
     def _call(self, request: DecodeRequest, timeout_s: float) -> Answer:
         try:
@@ -126,60 +120,3 @@ class DecodeWorker:
 def _error(answer: Answer) -> InvalidField:
     kind = BadMedia if answer["bad_media"] else InvalidField
     return kind(answer["field"], answer["problem"], metadata=answer["metadata"])
-
-
-def _serve(connection: Connection, limits: MediaLimits) -> None:
-    """The child: answer requests until the parent closes the pipe."""
-    # Ctrl-C reaches the whole process group; the parent finishes its calls and then ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _silence_libraries()
-    while True:
-        try:
-            request: DecodeRequest = connection.recv()
-        except EOFError:
-            return
-        _answer(connection, request, limits)
-
-
-def _silence_libraries() -> None:
-    """Send what C libraries write to standard error nowhere; Python's own tracebacks still get through."""
-    sys.stderr = os.fdopen(os.dup(2), "w")
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-
-
-def _answer(connection: Connection, request: DecodeRequest, limits: MediaLimits) -> None:
-    try:
-        if request.options is None:
-            _send(connection, _describe(inspect_media(request.data, limits)))
-            return
-        media = decode_media(request.data, request.options, limits)
-    except InvalidField as error:
-        _send(connection, _describe_error(error))
-        return
-    _send(connection, {"grids": [list(asdict(grid).values()) for grid in media.grids]})
-    connection.send_bytes(media.tiles.reshape(-1).data)
-
-
-def _send(connection: Connection, answer: Answer) -> None:
-    connection.send_bytes(json.dumps(answer).encode())
-
-
-def _describe(info: MediaInfo) -> Answer:
-    return {
-        "type": info.type.name,
-        "kind": info.type.kind.value,
-        "width": info.width,
-        "height": info.height,
-        "frame_count": info.frame_count,
-        "duration_s": info.duration_s,
-    }
-
-
-def _describe_error(error: InvalidField) -> Answer:
-    return {
-        "bad_media": isinstance(error, BadMedia),
-        "field": error.field,
-        "problem": error.problem,
-        "metadata": error.metadata,
-    }

@@ -48,6 +48,11 @@ class MediaDecoder:
         self._stopping = False
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="decoder")
 
+    @property
+    def pids(self) -> list[int]:
+        """Numbers of the processes."""
+        return [worker.pid for worker in self._workers]
+
     async def start(self) -> None:
         """Start the processes."""
         self._workers = [DecodeWorker(self._limits) for _ in range(self._config.workers)]

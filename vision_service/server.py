@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 
-from internvl.errors import BadMedia, DeadlineExceeded, InvalidField, Overloaded
+from internvl.errors import InvalidField, Overloaded
 from internvl.tensors import BFLOAT16, DTYPES, to_proto
 from internvl.v1 import content_pb2, vision_service_pb2, vision_service_pb2_grpc
 from vision_service import metrics
@@ -23,8 +22,9 @@ from vision_service.encoder import Encoder
 from vision_service.loading import LoadedModel
 from vision_service.media import DecodedMedia, MediaKind
 from vision_service.options import MediaOptions, VideoOptions, count_tiles
-from vision_service.requests import EncodeParameters, RequestReader, check_media_bytes
+from vision_service.requests import RequestReader
 from vision_service.tiling import TileGrid
+from vision_service.upload import RequestStream, receive_upload
 from vision_service.visual_id import visual_id
 
 SERVICE_NAME = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -33,6 +33,17 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 _RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A decoded file on its way through the encoder."""
+
+    tiles: NDArray[np.uint8]
+    layout: content_pb2.VisualLayout
+    first_tile: int
+    dtype: np.dtype[Any]
+    decode_s: float
 
 
 class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
@@ -49,27 +60,18 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Encode(
         self, request_iterator: AsyncIterator[vision_service_pb2.EncodeRequest], context: Context
     ) -> AsyncIterator[vision_service_pb2.EncodeResponse]:
-        with self._admitted():
-            parameters = self._reader.read_open(await _first_message(request_iterator))
-            upload = await self._receive(_chunks(request_iterator))
+        async with RequestStream(request_iterator) as messages, self._admitted():
+            work = await self._decode(messages)
+            yield vision_service_pb2.EncodeResponse(layout=work.layout)
             started = time.monotonic()
-            media = await self._decoder.decode(upload.data, parameters.options)
-            decoded = time.monotonic()
-            _check_first_tile(parameters.first_tile, media)
-            layout = self._layout(parameters.options, media.grids, parameters.dtype)
-            layout.visual_id = visual_id(
-                upload.content_hash, parameters.options, self._model.identity, parameters.dtype.name
-            )
-            del upload
-            yield vision_service_pb2.EncodeResponse(layout=layout)
-            async with aclosing(self._tiles(layout.visual_id, media, parameters)) as tiles:
+            async with aclosing(self._tiles(work)) as tiles:
                 async for tile in tiles:
                     yield tile
             yield vision_service_pb2.EncodeResponse(
                 summary=vision_service_pb2.EncodeSummary(
-                    tiles=layout.tiles - parameters.first_tile,
-                    decode_ms=(decoded - started) * 1e3,
-                    encode_ms=(time.monotonic() - decoded) * 1e3,
+                    tiles=work.layout.tiles - work.first_tile,
+                    decode_ms=work.decode_s * 1e3,
+                    encode_ms=(time.monotonic() - started) * 1e3,
                 )
             )
 
@@ -85,8 +87,9 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Inspect(
         self, request_iterator: AsyncIterator[vision_service_pb2.InspectRequest], context: Context
     ) -> vision_service_pb2.InspectResponse:
-        with self._admitted():
-            upload = await self._receive(message.chunk async for message in request_iterator)
+        async with RequestStream(request_iterator) as messages, self._admitted():
+            chunks = (message.chunk async for message in messages)
+            upload = await receive_upload(chunks, self._config.requests)
             info = await self._decoder.inspect(upload.data)
         film = info.type.kind is MediaKind.VIDEO
         return vision_service_pb2.InspectResponse(
@@ -115,15 +118,29 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             max_media_bytes=limits.max_media_bytes,
         )
 
-    async def _tiles(
-        self, name: str, media: DecodedMedia, parameters: EncodeParameters
-    ) -> AsyncGenerator[vision_service_pb2.EncodeResponse, None]:
-        async with aclosing(self._encoder.encode(media.tiles, parameters.first_tile)) as encoded:
+    async def _decode(self, messages: RequestStream[vision_service_pb2.EncodeRequest]) -> _Work:
+        parameters = self._reader.read_open(await _first_message(messages))
+        upload = await receive_upload(_chunks(messages), self._config.requests)
+        started = time.monotonic()
+        media = await self._decoder.decode(upload.data, parameters.options)
+        _check_first_tile(parameters.first_tile, media)
+        layout = self._layout(parameters.options, media.grids, parameters.dtype)
+        layout.visual_id = visual_id(
+            upload.content_hash, parameters.options, self._model.identity, parameters.dtype.name
+        )
+        return _Work(
+            media.tiles, layout, parameters.first_tile, parameters.dtype, decode_s=time.monotonic() - started
+        )
+
+    async def _tiles(self, work: _Work) -> AsyncGenerator[vision_service_pb2.EncodeResponse, None]:
+        async with aclosing(self._encoder.encode(work.tiles, work.first_tile)) as encoded:
             async for tile in encoded:
-                embeddings = to_proto(tile.embeddings.astype(parameters.dtype))
+                embeddings = to_proto(tile.embeddings.astype(work.dtype))
                 metrics.SENT_BYTES.inc(len(embeddings.data))
                 yield vision_service_pb2.EncodeResponse(
-                    tile=content_pb2.Tile(visual_id=name, index=tile.index, embeddings=embeddings)
+                    tile=content_pb2.Tile(
+                        visual_id=work.layout.visual_id, index=tile.index, embeddings=embeddings
+                    )
                 )
 
     def _layout(
@@ -142,23 +159,8 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             dtype=_DATA_TYPES[dtype],
         )
 
-    async def _receive(self, chunks: AsyncIterator[bytes]) -> _Upload:
-        """Collect a file until the client half-closes."""
-        upload = _Upload(bytearray(), hashlib.sha256())
-        timeout_s = self._config.requests.upload_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for chunk in chunks:
-                    check_media_bytes(len(upload.data) + len(chunk), self._config.requests, "chunk")
-                    upload.add(chunk)
-        except TimeoutError:
-            raise DeadlineExceeded(f"the file was not complete within {timeout_s:g} s") from None
-        if not upload.data:
-            raise BadMedia("chunk", "the file is empty")
-        return upload
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[None]:
         """Hold one of the places for requests that keep a file in memory."""
         limit = self._config.requests.max_open_requests
         if self._open_requests >= limit:
@@ -176,26 +178,10 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             metrics.OPEN_REQUESTS.dec()
 
 
-@dataclass(slots=True)
-class _Upload:
-    """A file as it arrives; hashed on the way, because hashing it whole would hold up every other call."""
-
-    data: bytearray
-    _digest: Any
-
-    def add(self, chunk: bytes) -> None:
-        self.data += chunk
-        self._digest.update(chunk)
-
-    @property
-    def content_hash(self) -> str:
-        return str(self._digest.hexdigest())
-
-
 async def _first_message(
     messages: AsyncIterator[vision_service_pb2.EncodeRequest],
 ) -> vision_service_pb2.EncodeOpen:
-    first = await anext(aiter(messages), None)
+    first = await anext(messages, None)
     if first is None or not first.HasField("open"):
         raise InvalidField("open", "must be the first message of the stream")
     return first.open

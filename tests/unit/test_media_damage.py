@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import random
 import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
-from media_samples import encoded, film, picture
 
 from internvl.errors import BadMedia, InvalidField
+from tests.unit.media_samples import encoded, film, picture
 from vision_service.decoding import DecodeConfig, MediaDecoder
 from vision_service.limits import MediaLimits
 from vision_service.media import decode_media
@@ -120,8 +120,8 @@ def test_a_decoder_that_dies_costs_one_file() -> None:
     async def scenario() -> None:
         async with started() as decoder:
             expected = await decoder.decode(PICTURES["png"], IMAGE)
-            for child in multiprocessing.active_children():
-                child.kill()
+            for pid in decoder.pids:
+                os.kill(pid, signal.SIGKILL)
             with pytest.raises(BadMedia, match="chunk: the file is damaged: its decoder failed"):
                 await decoder.decode(PICTURES["png"], IMAGE)
             again = await decoder.decode(PICTURES["png"], IMAGE)
@@ -134,8 +134,8 @@ def test_a_file_that_hangs_its_decoder_costs_one_file() -> None:
     async def scenario() -> None:
         async with started(DecodeConfig(workers=1, timeout_s=5)) as decoder:
             await decoder.decode(PICTURES["png"], IMAGE)
-            for child in multiprocessing.active_children():
-                os.kill(child.pid or 0, signal.SIGSTOP)
+            for pid in decoder.pids:
+                os.kill(pid, signal.SIGSTOP)
             with pytest.raises(BadMedia, match="chunk: the file takes too long to decode"):
                 await decoder.decode(PICTURES["png"], IMAGE)
             await decoder.decode(PICTURES["png"], IMAGE)
@@ -144,7 +144,7 @@ def test_a_file_that_hangs_its_decoder_costs_one_file() -> None:
 
 
 def test_a_caller_who_leaves_does_not_disturb_the_next() -> None:
-    async def scenario() -> None:
+    async def scenario() -> list[int]:
         large = encoded(picture(900, 700), "JPEG")
         async with started() as decoder:
             expected = await decoder.decode(PICTURES["png"], IMAGE)
@@ -153,6 +153,6 @@ def test_a_caller_who_leaves_does_not_disturb_the_next() -> None:
             leaving.cancel()
             media = await decoder.decode(PICTURES["png"], IMAGE)
             assert np.array_equal(media.tiles, expected.tiles)
-        assert not multiprocessing.active_children()
+            return decoder.pids
 
-    asyncio.run(scenario())
+    assert not [pid for pid in asyncio.run(scenario()) if Path(f"/proc/{pid}").exists()]

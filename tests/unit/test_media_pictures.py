@@ -8,10 +8,10 @@ import zlib
 
 import numpy as np
 import pytest
-from media_samples import encoded, film, picture
 from PIL import Image, ImageOps
 
 from internvl.errors import BadMedia
+from tests.unit.media_samples import encoded, film, picture
 from vision_service.image import open_image
 from vision_service.limits import MediaLimits
 from vision_service.media import MediaKind, decode_media, detect_type, inspect_media

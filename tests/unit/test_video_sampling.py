@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_samples import encoded, film, frame_numbers, picture
 
 from internvl.errors import BadMedia, InvalidField
+from tests.unit.media_samples import encoded, film, frame_numbers, picture
 from vision_service.limits import MediaLimits
 from vision_service.media import decode_media, inspect_media
 from vision_service.options import VideoOptions
