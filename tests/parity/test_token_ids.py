@@ -1,7 +1,7 @@
 """Token ids and decoded text against the slow LlamaTokenizer of transformers 4.57, `legacy=False`.
 
-Three vocabularies: Mistral's released one (a Llama-style model of 32000 pieces), one trained here and filled
-up to 32000 pieces, and the same at its own size, where no id is the released one.
+Four vocabularies: Mistral's released one (a Llama-style model of 32000 pieces), one trained here and filled
+up to 32000 pieces, the same at its own size, where no id is the released one, and the embedded model's.
 """
 
 from __future__ import annotations
@@ -60,20 +60,25 @@ class Pair:
         return list(self.reference(text).input_ids)
 
 
-@pytest.fixture(scope="module", params=["mistral", "trained", "small"])
+@pytest.fixture(scope="module", params=["mistral", "trained", "small", "nano"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    model = sentencepiece_model(request.param)
-    folder = samples.write_tokenizer(tmp_path_factory.mktemp(request.param), model)
+    folder = tokenizer_folder(request.param, tmp_path_factory.mktemp(request.param))
     ours = Tokenizer.load(folder)
     reference = LlamaTokenizer.from_pretrained(folder)
     return Pair(ours, reference, samples.model_config(ours.vocab_size, TOKENS_PER_TILE))
 
 
-def sentencepiece_model(name: str) -> bytes:
-    if name == "mistral":
-        return mistral_model()
-    model = samples.trained_model()
-    return samples.with_pieces(model, samples.RELEASED_PIECES) if name == "trained" else model
+def tokenizer_folder(name: str, scratch: Path) -> Path:
+    match name:
+        case "mistral":
+            return samples.write_tokenizer(scratch, mistral_model())
+        case "trained":
+            model = samples.with_pieces(samples.trained_model(), samples.RELEASED_PIECES)
+            return samples.write_tokenizer(scratch, model)
+        case "small":
+            return samples.write_tokenizer(scratch, samples.trained_model())
+        case _:
+            return nano_folder()
 
 
 def mistral_model() -> bytes:
@@ -81,6 +86,13 @@ def mistral_model() -> bytes:
     if package is None or package.origin is None:
         pytest.skip("mistral-common, which ships the vocabulary, is not installed")
     return (Path(package.origin).parent / "data" / "tokenizer.model.v1").read_bytes()
+
+
+def nano_folder() -> Path:
+    folder = Path(__file__).parents[2] / "models" / "nano"
+    if not (folder / "tokenizer.model").exists():
+        pytest.skip("the embedded model has not been trained")
+    return folder
 
 
 def text(role: str, said: str) -> ChatMessage:
