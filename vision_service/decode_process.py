@@ -36,8 +36,9 @@ class DecodeRequest:
 
 def main(descriptor: int) -> None:
     """Answer the requests that come over a connection, until the other side closes it."""
-    # Ctrl-C reaches the whole process group; the service finishes its calls and then ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals may reach the whole process group; the service finishes its calls and then ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _silence_libraries()
     connection = Connection(descriptor)
     while True:
