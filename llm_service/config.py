@@ -55,8 +55,8 @@ class EngineConfig:
     kv_budget_tokens: int | None = None
     max_running: int = 16
     queue_limit: int = 64
-    step_token_budget: int = 512
-    tile_timeout_s: float = 30.0
+    step_token_budget: int = 256
+    tile_timeout_s: float = 120.0
     stream_limit: int = 1024
 
     def limits(self, model: InternVLConfig, cache_bytes_per_token: int) -> EngineLimits:

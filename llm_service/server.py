@@ -15,7 +15,6 @@ from internvl.telemetry import get_logger
 from internvl.v1 import llm_service_pb2, llm_service_pb2_grpc
 from llm_service.engine.events import Admitted
 from llm_service.engine.request import Request
-from llm_service.engine.stream import EventStream
 from llm_service.engine.thread import EngineThread
 from llm_service.requests import Opened, RequestReader
 from llm_service.responses import generate_response
@@ -47,7 +46,7 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
         # A write to a client that has gone ends this generator without a word; the call's end always speaks.
         context.add_done_callback(lambda _: self._engine.cancel(request))  # type: ignore[arg-type]
         with self._engine.generate(request) as stream:
-            async with self._taking_tiles(request_iterator, opened, stream) as take_tiles:
+            async with self._taking_tiles(request_iterator, opened) as take_tiles:
                 async for event in stream:
                     if isinstance(event, Admitted):
                         take_tiles(event)
@@ -74,14 +73,14 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
 
     @asynccontextmanager
     async def _taking_tiles(
-        self, incoming: Incoming, opened: Opened, stream: EventStream
+        self, incoming: Incoming, opened: Opened
     ) -> AsyncIterator[Callable[[Admitted], None]]:
         """Inside the block, take tiles beside the answer from when the engine admits the request."""
         tasks: list[asyncio.Task[None]] = []
 
         def start(admitted: Admitted) -> None:
             intake = self._reader.tile_intake(opened, admitted)
-            tasks.append(asyncio.create_task(self._take_tiles(incoming, intake, opened.request, stream)))
+            tasks.append(asyncio.create_task(self._take_tiles(incoming, intake, opened.request)))
 
         try:
             yield start
@@ -90,10 +89,8 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _take_tiles(
-        self, incoming: Incoming, intake: TileIntake, request: Request, stream: EventStream
-    ) -> None:
-        """Pass tiles on to the engine; one that is wrong ends the stream with its error."""
+    async def _take_tiles(self, incoming: Incoming, intake: TileIntake, request: Request) -> None:
+        """Pass tiles on to the engine; one that is wrong fails the request."""
         try:
             async for message in incoming:
                 if not message.HasField("tile"):
@@ -102,7 +99,7 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
                 self._engine.send_tile(request, tile, embeddings)
             intake.check_complete()
         except ServingError as error:
-            stream.fail(error)
+            self._engine.fail(request, error)
         except Exception:
             _log.error("reading tiles failed", request=request.request_id, exc_info=True)
-            stream.fail(InternalError("the server failed; its log has the details"))
+            self._engine.fail(request, InternalError("the server failed; its log has the details"))

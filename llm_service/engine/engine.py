@@ -101,6 +101,11 @@ class Engine:
             metrics.REQUESTS.labels("cancelled").inc()
             _log.info("cancelled", request=request.request_id, completion_tokens=len(job.sequence.generated))
 
+    def fail(self, request: Request, error: ServingError) -> None:
+        """End a request with an error that was found elsewhere. A request that has ended stays as it is."""
+        if job := self._jobs.get(request):
+            self._fail(job, error)
+
     def step(self) -> None:
         """One turn: schedule, run, sample, publish."""
         work = self._schedule()

@@ -24,8 +24,8 @@ class EngineLimits:
     kv_budget_tokens: int
     max_running: int = 16
     queue_limit: int = 64
-    step_token_budget: int = 512
-    tile_timeout_s: float = 30.0
+    step_token_budget: int = 256
+    tile_timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
         """Raises ConfigError where prefill could starve beside a full set of decodes."""

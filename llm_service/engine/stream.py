@@ -13,12 +13,12 @@ from llm_service.engine.events import Admitted, Delta, Event, Failed, Finished, 
 class EventStream:
     """Events of one request, in order, up to `Finished` or an error. Belongs to one event loop."""
 
-    def __init__(self, limit: int, on_overflow: Callable[[], None]) -> None:
+    def __init__(self, limit: int, on_overflow: Callable[[SlowReader], None]) -> None:
         """Start empty.
 
         Args:
-            limit: most deltas that may wait to be read. One more cuts the request.
-            on_overflow: is called once if that happens.
+            limit: most deltas that may wait to be read.
+            on_overflow: is called when one more comes, and must `fail` the stream.
         """
         self._limit = limit
         self._on_overflow = on_overflow
@@ -31,14 +31,13 @@ class EventStream:
         if self._ended:
             return
         if isinstance(event, Delta) and len(self._events) >= self._limit:
-            self.fail(
+            self._on_overflow(
                 SlowReader(
                     f"{self._limit} messages of the answer wait to be read, the most this server keeps",
                     retry_after_s=1.0,
                     metadata={"stream_limit": self._limit},
                 )
             )
-            self._on_overflow()
             return
         self._ended = isinstance(event, Finished | Failed)
         self._events.append(event)

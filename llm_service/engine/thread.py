@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from internvl.errors import Unavailable
+from internvl.errors import ServingError, Unavailable
 from internvl.telemetry import get_logger
 from llm_service.engine.engine import Engine
 from llm_service.engine.events import Event, Failed
@@ -42,11 +42,17 @@ class _Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fail:
+    request: Request
+    error: ServingError
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-_Message: TypeAlias = _Submit | _Tile | _Cancel | _Stop
+_Message: TypeAlias = _Submit | _Tile | _Cancel | _Fail | _Stop
 
 
 class EngineThread:
@@ -106,7 +112,7 @@ class EngineThread:
         if self._engine is None:
             raise Unavailable("the engine has stopped")
         self._engine.check_queue()
-        stream = EventStream(self._stream_limit, on_overflow=lambda: self.cancel(request))
+        stream = EventStream(self._stream_limit, on_overflow=lambda error: self.fail(request, error))
         self._streams[request] = stream
         self._inbox.put(_Submit(request))
         try:
@@ -122,6 +128,12 @@ class EngineThread:
         """Free everything a request holds, within one step. Harmless for one that has ended."""
         if self._streams.pop(request, None) is not None:
             self._inbox.put(_Cancel(request))
+
+    def fail(self, request: Request, error: ServingError) -> None:
+        """End a request with an error at once, and free everything it holds within one step."""
+        if (stream := self._streams.pop(request, None)) is not None:
+            stream.fail(error)
+            self._inbox.put(_Fail(request, error))
 
     def _run(self) -> None:
         """The thread's whole life."""
@@ -152,6 +164,8 @@ class EngineThread:
                         engine.receive_tile(request, tile, embeddings)
                     case _Cancel(request):
                         engine.cancel(request)
+                    case _Fail(request, error):
+                        engine.fail(request, error)
                     case _Stop():
                         return
             engine.step()

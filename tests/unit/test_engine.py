@@ -70,7 +70,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=st.lists(requests, min_size=1, max_size=7), budget=st.sampled_from([5, 9, 100]), data=st.data())
 def test_company_changes_no_answer(batch: list[Request], budget: int, data: st.DataObject) -> None:
     """Submissions, tiles, steps, cancellations in any order: who is not cancelled gets its own answer."""

@@ -64,7 +64,7 @@ parameters = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     params=parameters,
     spread=st.sampled_from([0.1, 1.0, 5.0]),

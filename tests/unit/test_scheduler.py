@@ -127,7 +127,7 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 
 
 def test_decodes_share_a_step_with_a_long_prefill() -> None:

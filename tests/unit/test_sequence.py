@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_service.engine.request import TileKey, VisualNeed
@@ -78,6 +78,7 @@ def test_needs_leave_out_what_is_cached() -> None:
     assert wanted.needs(1 + 4 * TILE) == ()
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=4), st.lists(st.integers(1, 7), min_size=40, max_size=40))
 def test_any_cut_into_chunks_gives_the_same_rows(items: list[str], cuts: list[int]) -> None:
     wanted = request((1, 2, 3), [TileKey(item, number) for number, item in enumerate(items)])
