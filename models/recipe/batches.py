@@ -1,16 +1,18 @@
 """Scenes to arrays: the pictures and the prompt head once, then one branch of tokens per dialogue.
 
-Branches of a row see the shared prefix and themselves, never one another, and count positions from the end of the
-prefix, so a row of four dialogues teaches the same as four separate prompts at about a third of the cost.
+Branches of a row see the shared prefix and themselves, never one another, and count positions from the end
+of the prefix, so a row of four dialogues teaches the same as four separate prompts at about a third of the
+cost.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
-from models.recipe.scenes import Dialogue, Scene
 from models.recipe.geometry import GRID, MAX_TILES, VISUAL_TOKENS
+from models.recipe.scene_parts import Dialogue, Scene
 from models.recipe.tiles import patches, tile_image, tile_labels
 from models.recipe.tokens import Tokenizer
 
@@ -21,9 +23,10 @@ MASKED = -1e9
 class Batch:
     """Arrays of one step; B rows of S tokens, N tiles, A answer tokens.
 
-    `gather` [B, S] indexes the embedding table followed by all visual tokens. `mask` [B, 1, S, S] is added to scores.
-    `answers` are flat positions (row * S + column) whose next token is `targets`; `owner` numbers their dialogue.
-    `visual_rows` are flat positions of visual tokens in tile order, `image_number` their picture's number (from 0).
+    `gather` [B, S] indexes the embedding table followed by all visual tokens. `mask` [B, 1, S, S] is added
+    to scores. `answers` are flat positions (row * S + column) whose next token is `targets`; `owner`
+    numbers their dialogue. `visual_rows` are flat positions of visual tokens in tile order, `image_number`
+    their picture's number (from 0).
     """
 
     patches: NDArray[np.float32]
@@ -59,10 +62,16 @@ def prefix_ids(tokenizer: Tokenizer, kind: str, tiles: list[int]) -> list[int]:
     return [*ids, *tokenizer.encode("\n")] if tiles else ids
 
 
-def _append_dialogue(row: _Row, tokenizer: Tokenizer, dialogue: Dialogue, branch: int, start: int, owner: int) -> None:
+def _append_dialogue(
+    row: _Row, tokenizer: Tokenizer, dialogue: Dialogue, branch: int, start: int, owner: int
+) -> None:
     position = start
     for number, (question, answer) in enumerate(dialogue.turns):
-        asked = tokenizer.question(question) if number == 0 else tokenizer.next_user() + tokenizer.question(question)
+        asked = (
+            tokenizer.question(question)
+            if number == 0
+            else tokenizer.next_user() + tokenizer.question(question)
+        )
         replied = tokenizer.answer(answer)
         for k, token in enumerate(replied):
             row.answers.append((len(row.ids) + len(asked) - 1 + k, token, owner))
@@ -76,7 +85,9 @@ def _append_dialogue(row: _Row, tokenizer: Tokenizer, dialogue: Dialogue, branch
 def build_batch(tokenizer: Tokenizer, items: list[tuple[Scene, list[Dialogue]]], with_labels: bool) -> Batch:
     """Pack scenes and the dialogues chosen for them; `with_labels` adds the dense labels."""
     rows: list[_Row] = []
-    views, labels, skills = [], [], []
+    views: list[Image] = []
+    labels: list[NDArray[np.int64]] = []
+    skills: list[str] = []
     for scene, dialogues in items:
         counts = []
         image_number: list[int] = []
@@ -98,7 +109,13 @@ def build_batch(tokenizer: Tokenizer, items: list[tuple[Scene, list[Dialogue]]],
     return _pack(tokenizer, rows, views, labels, tuple(skills))
 
 
-def _pack(tokenizer: Tokenizer, rows: list[_Row], views: list, labels: list, skills: tuple[str, ...]) -> Batch:  # type: ignore[type-arg]
+def _pack(
+    tokenizer: Tokenizer,
+    rows: list[_Row],
+    views: list[Image],
+    labels: list[NDArray[np.int64]],
+    skills: tuple[str, ...],
+) -> Batch:
     length = max(len(row.ids) for row in rows)
     shape = (len(rows), length)
     gather, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

@@ -1,7 +1,9 @@
-"""Draw the demonstration files of nano: `python -m models.recipe.demo`. With `--check` ask the model about them."""
+"""Draw the demonstration files of nano: `python -m models.recipe.demo`. With `--check` ask the model about
+them."""
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from models.recipe.heldout import Case, Media
 from models.recipe.seeds import DEMO, stream
 from models.recipe.video import encode_video
 
+Mark = tuple[str, str, float, float, float]
 NANO = Path(__file__).resolve().parents[1] / "nano"
 FRAMES = 8
 
@@ -25,7 +28,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Files to send in the first user turn, and the conversation. `frames` is how many to sample of a video."""
+    """Files to send in the first user turn, and the conversation. `frames` is how many to sample of a
+    video.
+    """
 
     name: str
     files: tuple[str, ...]
@@ -72,7 +77,7 @@ DEMOS = (
 )
 
 
-def _draw(key: int, size: tuple[int, int], shapes: list[tuple[str, str, float, float, float]]) -> Canvas:
+def _draw(key: int, size: tuple[int, int], shapes: Sequence[Mark]) -> Canvas:
     canvas = Canvas(stream(DEMO, key), *size, dark=False)
     for shape, colour, x, y, radius in shapes:
         canvas.shape(shape, colour, x, y, radius)
@@ -117,8 +122,8 @@ def demo_cases(folder: Path) -> list[Case]:
     """One case per answer, from the files on disk."""
     cases = []
     for demo in DEMOS:
-        kind = "video" if demo.frames else "image"
-        media = tuple(Media(kind, (folder / name).read_bytes(), demo.frames) for name in demo.files)
+        contents = [(folder / name).read_bytes() for name in demo.files]
+        media = tuple(Media("video" if demo.frames else "image", data, demo.frames) for data in contents)
         turns = tuple((turn.question, turn.answer) for turn in demo.turns)
         cases += [Case(demo.name, i, media, turns[: i + 1]) for i in range(len(turns))]
     return cases

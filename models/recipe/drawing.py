@@ -64,7 +64,8 @@ def _outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
     if shape == "star":
         radii = (1.1 * r, 0.45 * r)
         return [
-            (x + radii[i % 2] * math.sin(i * math.pi / 5), y - radii[i % 2] * math.cos(i * math.pi / 5)) for i in range(10)
+            (x + radii[i % 2] * math.sin(i * math.pi / 5), y - radii[i % 2] * math.cos(i * math.pi / 5))
+            for i in range(10)
         ]
     if shape == "heart":
         steps = [2 * math.pi * i / 28 for i in range(28)]
@@ -76,7 +77,20 @@ def _outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
             for t in steps
         ]
     a, b = 0.35 * r, r
-    corners = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+    corners = [
+        (-a, -b),
+        (a, -b),
+        (a, -a),
+        (b, -a),
+        (b, a),
+        (a, a),
+        (a, b),
+        (-a, b),
+        (-a, a),
+        (-b, a),
+        (-b, -a),
+        (-a, -a),
+    ]
     return [(x + dx, y + dy) for dx, dy in corners]
 
 
@@ -125,7 +139,9 @@ class Canvas:
         face = load_font(font, size * SUPERSAMPLING)
         left, top, right, bottom = (v / SUPERSAMPLING for v in face.getbbox(text))
         origin_x, origin_y = x - (left + right) / 2, y - (top + bottom) / 2
-        self._draw.text((origin_x * SUPERSAMPLING, origin_y * SUPERSAMPLING), text, font=face, fill=self._ink(colour))
+        self._draw.text(
+            (origin_x * SUPERSAMPLING, origin_y * SUPERSAMPLING), text, font=face, fill=self._ink(colour)
+        )
         for i, character in enumerate(text):
             start = origin_x + face.getlength(text[:i]) / SUPERSAMPLING
             end = origin_x + face.getlength(text[: i + 1]) / SUPERSAMPLING

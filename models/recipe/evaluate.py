@@ -1,8 +1,8 @@
 """Held-out exact match of an exported checkpoint: `python -m models.recipe.evaluate`.
 
-Reads the bfloat16 file back, decodes the files of `heldout` and scores the last answer of each case. An answer is
-right when each of its tokens, `<|end|>` included, is the arg-max given the ones before, which is the same as greedy
-decoding giving exactly that answer.
+Reads the bfloat16 file back, decodes the files of `heldout` and scores the last answer of each case. An
+answer is right when each of its tokens, `<|end|>` included, is the arg-max given the ones before, which is
+the same as greedy decoding giving exactly that answer.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from models.recipe.batches import build_batch
 from models.recipe.drawing import Mark, Picture
 from models.recipe.heldout import SKILLS, Case, make_case
 from models.recipe.network import Network
-from models.recipe.scenes import Dialogue, Scene
+from models.recipe.scene_parts import Dialogue, Scene
 from models.recipe.sizes import Shape
 from models.recipe.tokens import Tokenizer
 from models.recipe.video import decode_video
@@ -51,7 +51,8 @@ def _undo_scale(t: dict[str, Floats], scale: str, linear: str) -> dict[str, Floa
 
 
 def training_parameters(t: dict[str, Floats], config: InternVLConfig) -> dict[str, Floats]:
-    """Released tensors as the training network's parameters: norm weights and layer scale folded into linears."""
+    """Released tensors as the training network's parameters: norm weights and layer scale folded into
+    linears."""
     root = "vision_model.embeddings"
     position = t[f"{root}.position_embedding"].copy()
     position[0, 1:] += t[f"{root}.patch_embedding.bias"]
@@ -75,7 +76,9 @@ def training_parameters(t: dict[str, Floats], config: InternVLConfig) -> dict[st
     for i in range(config.llm.num_hidden_layers):
         layer = f"{root}.layers.{i}"
         folded[f"decoder.{i}.qkv"] = _undo_norm(t, f"{layer}.input_layernorm", f"{layer}.self_attn.qkv_proj")
-        folded[f"decoder.{i}.gate_up"] = _undo_norm(t, f"{layer}.post_attention_layernorm", f"{layer}.mlp.gate_up_proj")
+        folded[f"decoder.{i}.gate_up"] = _undo_norm(
+            t, f"{layer}.post_attention_layernorm", f"{layer}.mlp.gate_up_proj"
+        )
         values[f"decoder.{i}.o.weight"] = t[f"{layer}.self_attn.o_proj.weight"].T
         values[f"decoder.{i}.down.weight"] = t[f"{layer}.mlp.down_proj.weight"].T
     folded["head"] = _undo_norm(t, f"{root}.norm", "language_model.lm_head")
@@ -150,7 +153,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=NANO, help="checkpoint folder (default models/nano)")
     parser.add_argument("--per-skill", type=int, default=200, help="cases per skill (default 200)")
-    parser.add_argument("--max-tiles", type=int, choices=[1], help="1 shows the model the whole image only, no tiles")
+    parser.add_argument(
+        "--max-tiles", type=int, choices=[1], help="1 shows the model the whole image only, no tiles"
+    )
     args = parser.parse_args()
     print(json.dumps(measure(Evaluator(args.model), args.per_skill, args.max_tiles), indent=1))
 

@@ -1,7 +1,7 @@
 """Held-out cases: media files, a conversation and the one right answer. Needs no Paddle.
 
-The drawings come from random streams that training never uses (`seeds.HELD_OUT`); case `number` of a skill is the same
-on every machine with the pinned fonts and Pillow.
+The drawings come from random streams that training never uses (`seeds.HELD_OUT`); case `number` of a skill
+is the same on every machine with the pinned fonts and Pillow.
 """
 
 import io
@@ -11,8 +11,9 @@ from typing import Literal
 
 from PIL import Image
 
-from models.recipe.scenes import FULL, Dialogue, Scene, batch_of_scenes
+from models.recipe.scene_parts import FULL, Dialogue, Scene
 from models.recipe.seeds import HELD_OUT, stream
+from models.recipe.tasks import batch_of_scenes
 from models.recipe.video import encode_video
 
 # Skill as reported: the tasks that draw it and the dialogues that count as it.
@@ -29,7 +30,17 @@ SKILLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "small_text": (("small_text",), ("small_text",)),
     "large_image": (
         ("wide",),
-        ("colour", "shape", "count", "position", "attribute", "presence", "caption", "read_number", "read_word"),
+        (
+            "colour",
+            "shape",
+            "count",
+            "position",
+            "attribute",
+            "presence",
+            "caption",
+            "read_number",
+            "read_word",
+        ),
     ),
     "which_image": (("images",), ("which_image", "nth_image", "each_image")),
     "compare_images": (("images", "counts"), ("compare",)),
@@ -51,10 +62,11 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One held-out conversation. The last answer is scored; earlier ones are history, to be sent as they stand here.
+    """One held-out conversation. The last answer is scored; earlier ones are history, to be sent as they
+    stand here.
 
-    All media belong to the first user turn, before its text, in this order. A single image is sent without a label,
-    several as "Image-1: ", "Image-2: ", a video as "Frame1: ", "Frame2: ".
+    All media belong to the first user turn, before its text, in this order. A single image is sent without
+    a label, several as "Image-1: ", "Image-2: ", a video as "Frame1: ", "Frame2: ".
     """
 
     skill: str
@@ -87,12 +99,14 @@ def _png(image: Image.Image) -> bytes:
 def make_case(skill: str, number: int) -> Case:
     """Case `number` (from 0) of a skill; raises KeyError for an unknown skill."""
     scene, dialogue = draw_case(skill, number)
+    return Case(skill, number, _media(scene), dialogue.turns)
+
+
+def _media(scene: Scene) -> tuple[Media, ...]:
+    images = [picture.image for picture in scene.pictures]
     if scene.kind == "video":
-        frames = [picture.image for picture in scene.pictures]
-        media = (Media("video", encode_video(frames), len(frames)),)
-    else:
-        media = tuple(Media("image", _png(picture.image)) for picture in scene.pictures)
-    return Case(skill, number, media, dialogue.turns)
+        return (Media("video", encode_video(images), len(images)),)
+    return tuple(Media("image", _png(image)) for image in images)
 
 
 def heldout_cases(per_skill: int, skills: tuple[str, ...] = tuple(SKILLS)) -> Iterator[Case]:

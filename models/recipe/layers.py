@@ -1,8 +1,8 @@
 """Differentiable layers for CPU training: Paddle's autograd over NumPy arithmetic.
 
-Paddle's CPU operators are slow in just what training needs (measured with one thread on this kind of machine: GELU
-gradient 26 ms where NumPy takes 1, bias gradient 8 against 0.2, matrix product 8.3 against 5.3, 4-D transposes worse),
-so each layer is a PyLayer whose arrays NumPy computes without copying them.
+Paddle's CPU operators are slow in just what training needs (measured with one thread on this kind of
+machine: GELU gradient 26 ms where NumPy takes 1, bias gradient 8 against 0.2, matrix product 8.3 against
+5.3, 4-D transposes worse), so each layer is a PyLayer whose arrays NumPy computes without copying them.
 """
 
 import math
@@ -15,17 +15,19 @@ from paddle.autograd import PyLayer
 
 from models.recipe.geometry import GRID
 
-
-def _array(tensor: Any) -> NDArray[np.float32]:
-    return np.from_dlpack(tensor.detach())
+Floats = NDArray[np.float32]
 
 
-def _tensor(array: NDArray[np.float32]) -> Any:
+def _array(tensor: Any) -> Floats:
+    return np.asarray(np.from_dlpack(tensor.detach()), np.float32)
+
+
+def _tensor(array: Floats) -> Any:
     return paddle.from_dlpack(np.ascontiguousarray(array))
 
 
-def _row_mean(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.einsum("...i,...i->...", a, b)[..., None] / np.float32(a.shape[-1])
+def _row_mean(a: Floats, b: Floats) -> Floats:
+    return np.asarray(np.einsum("...i,...i->...", a, b)[..., None] / np.float32(a.shape[-1]), np.float32)
 
 
 class Linear(PyLayer):  # type: ignore[misc]
@@ -75,7 +77,7 @@ ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 class Gelu(PyLayer):  # type: ignore[misc]
-    """x * Phi(x), the erf form; erf to 1.5e-7 (Abramowitz and Stegun 7.1.26), in pieces that stay in cache."""
+    """x * Phi(x); erf as in Abramowitz and Stegun 7.1.26, good to 1.5e-7, in pieces that fit the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:
@@ -89,7 +91,7 @@ class Gelu(PyLayer):  # type: ignore[misc]
         return _tensor(out)
 
     @staticmethod
-    def _piece(z: NDArray[np.float32], out: NDArray[np.float32], slope: NDArray[np.float32]) -> None:
+    def _piece(z: Floats, out: Floats, slope: Floats) -> None:
         bell = z * z
         bell *= np.float32(-0.5)
         np.exp(bell, out=bell)
@@ -170,8 +172,9 @@ class Normalise(PyLayer):  # type: ignore[misc]
         return _tensor(dx)
 
 
-def _rotate(x: NDArray[np.float32], cos: NDArray[np.float32], sin: NDArray[np.float32], sign: int) -> NDArray[np.float32]:
-    """Half-split rotation of [B, H, S, D]; sign -1 is its transpose."""
+def _rotate(x: Floats, rope: tuple[Floats, Floats], sign: int) -> Floats:
+    """Half-split rotation of [B, H, S, D] by (cos, sin); sign -1 is its transpose."""
+    cos, sin = rope
     half = x.shape[-1] // 2
     out = x * cos
     turned = np.empty_like(x)
@@ -196,7 +199,7 @@ class Attention(PyLayer):  # type: ignore[misc]
         d = width // (3 * heads)
         q, k, v = np.ascontiguousarray(value.reshape(b, s, 3, heads, d).transpose(2, 0, 3, 1, 4))
         if rope is not None:
-            q, k = _rotate(q, *rope, 1), _rotate(k, *rope, 1)
+            q, k = _rotate(q, rope, 1), _rotate(k, rope, 1)
         scale = np.float32(d**-0.5)
         p = np.matmul(q * scale, k.swapaxes(-1, -2))
         if mask is not None:
@@ -221,13 +224,14 @@ class Attention(PyLayer):  # type: ignore[misc]
         dp *= scale
         dq, dk = np.matmul(dp, k), np.matmul(dp.swapaxes(-1, -2), q)
         if rope is not None:
-            dq, dk = _rotate(dq, *rope, -1), _rotate(dk, *rope, -1)
+            dq, dk = _rotate(dq, rope, -1), _rotate(dk, rope, -1)
         out[0], out[1] = dq, dk
         return _tensor(np.ascontiguousarray(out.transpose(1, 3, 0, 2, 4)).reshape(b, s, 3 * heads * d))
 
 
 class PixelShuffle(PyLayer):  # type: ignore[misc]
-    """[N, 1 + 64, C] class token and patches to [N, 16, 4C] tokens, ps_version v2; the class token is dropped."""
+    """[N, 1 + 64, C] class token and patches to [N, 16, 4C] tokens, ps_version v2; the class token is
+    dropped."""
 
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

@@ -1,7 +1,7 @@
 """The network in Paddle, written for training speed on CPU cores (one thread a process).
 
-Same function as the served model: InternViT without affine norms and layer scale (exported as such, see `export`),
-pixel shuffle v2, mlp1, Phi-3 decoder with `su` rope.
+Same function as the served model: InternViT without affine norms and layer scale (exported as such, see
+`export`), pixel shuffle v2, mlp1, Phi-3 decoder with `su` rope.
 """
 
 import math
@@ -23,7 +23,9 @@ def rope_tables(shape: Shape, length: int) -> tuple[NDArray[np.float32], NDArray
     factors = np.array(SHORT_FACTORS, np.float64)
     exponents = np.arange(0, shape.head, 2) / shape.head
     angles = np.arange(length)[:, None] / (factors * shape.theta**exponents)
-    scale = math.sqrt(1 + math.log(shape.max_positions / shape.trained_positions) / math.log(shape.trained_positions))
+    scale = math.sqrt(
+        1 + math.log(shape.max_positions / shape.trained_positions) / math.log(shape.trained_positions)
+    )
     angles = np.concatenate([angles, angles], axis=1)
     return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
@@ -76,11 +78,18 @@ class Network:
         return self._linear(paddle.gather(hidden, paddle.to_tensor(batch.answers)), "head")
 
     def label_loss(self, visual: Any, labels: NDArray[np.int64]) -> Any:
-        """Mean cross-entropy of the four dense labels, read from the visual tokens by a linear head."""
+        """Mean cross-entropy of the four dense labels and of the token's own place in the tile.
+
+        Linear heads read them from the visual tokens. Without the place a token says what it shows but not where,
+        and the decoder stays at chance on positions and motion.
+        """
         n, half = visual.shape[0], GRID // 2
         logits = self._linear(visual, "label").reshape([n * VISUAL_TOKENS * 4, sum(LABEL_CLASSES)])
         order = labels.reshape(n, half, 2, half, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4)
-        loss, start = 0.0, 0
+        cells = self._linear(Normalise.apply(visual, self.shape.eps, False), "cell").reshape(
+            [-1, VISUAL_TOKENS]
+        )
+        loss, start = F.cross_entropy(cells, paddle.to_tensor(np.tile(np.arange(VISUAL_TOKENS), n))), 0
         for k, classes in enumerate(LABEL_CLASSES):
             part = logits[:, start : start + classes]
             target = order[:, k]

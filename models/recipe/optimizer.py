@@ -1,4 +1,5 @@
-"""Data-parallel AdamW over shared memory: every process holds the same parameters and updates its own part of them."""
+"""Data-parallel AdamW over shared memory: every process holds the same parameters and updates its own part of
+them."""
 
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
@@ -32,7 +33,8 @@ class Layout:
 
 
 class SharedState:
-    """Flat float32 buffers in shared memory: parameters, both moments, one gradient and one scalar per process."""
+    """Flat float32 buffers in shared memory: parameters, both moments, one gradient and one scalar per
+    process."""
 
     def __init__(self, size: int, processes: int, name: str | None = None) -> None:
         rows = 3 + processes
@@ -53,13 +55,17 @@ class SharedState:
 class Optimizer:
     """AdamW on this process's contiguous part of the flat buffers."""
 
-    def __init__(self, state: SharedState, layout: Layout, rank: int, processes: int, barrier: Barrier) -> None:
+    def __init__(
+        self, state: SharedState, layout: Layout, rank: int, processes: int, barrier: Barrier
+    ) -> None:
         self._state, self._rank, self._barrier = state, rank, barrier
         self.gradients = layout.views(state.gradients[rank])
         cut = [layout.size * r // processes for r in range(processes + 1)]
         self._part = slice(cut[rank], cut[rank + 1])
         decay = {n: np.full(s, float(n.endswith("weight")), np.float32) for n, s in layout.shapes.items()}
-        self._decay = np.concatenate([d.reshape(-1) for d in decay.values()])[self._part] * np.float32(WEIGHT_DECAY)
+        self._decay = np.concatenate([d.reshape(-1) for d in decay.values()])[self._part] * np.float32(
+            WEIGHT_DECAY
+        )
         self._layout = layout
 
     def rates(self, rate: dict[str, float]) -> Floats:
@@ -68,7 +74,8 @@ class Optimizer:
         return np.concatenate(full)[self._part]
 
     def step(self, rates: Floats, factor: float, count: int) -> float:
-        """Average the gradients, clip, update; returns the norm. `count` is the 1-based step for bias correction."""
+        """Average the gradients, clip, update; returns the norm. `count` is the 1-based step for bias
+        correction."""
         state, part = self._state, self._part
         self._barrier.wait()
         grad = state.gradients[:, part].mean(axis=0)

@@ -1,7 +1,7 @@
 """Accuracy on held-out scenes during training: exact match of every dialogue, teacher-forced.
 
-A dialogue is right when each of its answer tokens is the arg-max given the ones before it, which is the same as greedy
-decoding giving exactly that answer.
+A dialogue is right when each of its answer tokens is the arg-max given the ones before it, which is the
+same as greedy decoding giving exactly that answer.
 """
 
 from collections import defaultdict
@@ -11,14 +11,17 @@ import paddle
 
 from models.recipe.batches import build_batch
 from models.recipe.network import Network
-from models.recipe.scenes import TASKS, Difficulty, batch_of_scenes
+from models.recipe.scene_parts import Difficulty
 from models.recipe.seeds import HELD_OUT, stream
+from models.recipe.tasks import TASKS, batch_of_scenes
 from models.recipe.tokens import Tokenizer
 
 Tally = dict[str, tuple[int, int]]
 
 
-def measure(network: Network, tokenizer: Tokenizer, level: Difficulty, keys: tuple[int, ...], rounds: int) -> Tally:
+def measure(
+    network: Network, tokenizer: Tokenizer, level: Difficulty, keys: tuple[int, ...], rounds: int
+) -> Tally:
     """(right, asked) per "task/skill" over `rounds` batches of every task."""
     right: dict[str, int] = defaultdict(int)
     asked: dict[str, int] = defaultdict(int)

@@ -17,5 +17,5 @@ SETTINGS = {
 
 
 def apply() -> None:
-    """One thread a process, Paddle's fast matrix path on any vendor; malloc settings reach child processes."""
+    """One thread a process, Paddle's fast matrix path; the malloc settings act on child processes."""
     os.environ.update(SETTINGS)

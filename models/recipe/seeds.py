@@ -1,4 +1,6 @@
-"""Random streams. The first key says what a stream is for, so held-out drawings share no seed with training."""
+"""Random streams. The first key says what a stream is for, so held-out drawings share no seed with
+training.
+"""
 
 import numpy as np
 

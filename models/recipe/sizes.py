@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.recipe.drawing import CHARACTERS, COLOUR_NAMES, SHAPES
-from models.recipe.geometry import GRID, PATCH
+from models.recipe.geometry import GRID, PATCH, VISUAL_TOKENS
 
 MAX_ORDINAL = 5
 MAX_PICTURES = 8
@@ -34,7 +34,24 @@ class Shape:
 
 
 SHORT_FACTORS = (1.05, 1.1, 1.2, 1.3, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.05, 2.1, 2.15, 2.6, 2.95)
-LONG_FACTORS = (1.05, 1.23, 1.45, 1.65, 2.86, 5.42, 9.09, 15.66, 18.36, 23.08, 32.59, 53.84, 59.29, 61.19, 63.48, 64.81)
+LONG_FACTORS = (
+    1.05,
+    1.23,
+    1.45,
+    1.65,
+    2.86,
+    5.42,
+    9.09,
+    15.66,
+    18.36,
+    23.08,
+    32.59,
+    53.84,
+    59.29,
+    61.19,
+    63.48,
+    64.81,
+)
 
 
 def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -64,12 +81,13 @@ def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     shapes["label.weight"] = (w, 4 * sum(LABEL_CLASSES))
     shapes["label.bias"] = (4 * sum(LABEL_CLASSES),)
     shapes["number.weight"] = (w, MAX_PICTURES)
+    shapes["cell.weight"] = (w, VISUAL_TOKENS)
     return shapes
 
 
 def is_vision(name: str) -> bool:
     """Whether the label phase trains this parameter."""
-    return name.startswith(("vision.", "mlp1.", "label."))
+    return name.startswith(("vision.", "mlp1.", "label.", "cell."))
 
 
 def _wave_positions(width: int) -> NDArray[np.float64]:

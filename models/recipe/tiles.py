@@ -19,7 +19,9 @@ def tile_image(image: Image.Image, max_tiles: int = MAX_TILES) -> list[Image.Ima
     columns, rows = choose_grid(*image.size, max_tiles)
     resized = image.resize((TILE * columns, TILE * rows))
     tiles = [
-        resized.crop((c * TILE, r * TILE, (c + 1) * TILE, (r + 1) * TILE)) for r in range(rows) for c in range(columns)
+        resized.crop((c * TILE, r * TILE, (c + 1) * TILE, (r + 1) * TILE))
+        for r in range(rows)
+        for c in range(columns)
     ]
     if len(tiles) > 1:
         tiles.append(image.resize((TILE, TILE)))
@@ -27,15 +29,19 @@ def tile_image(image: Image.Image, max_tiles: int = MAX_TILES) -> list[Image.Ima
 
 
 def patches(tiles: list[Image.Image]) -> NDArray[np.float32]:
-    """Normalised patches, float32 [tiles, 64, 3 * 14 * 14], channel first inside a patch like the conv weight."""
+    """Normalised patches, float32 [tiles, 64, 3 * 14 * 14], channel first inside a patch like the conv
+    weight."""
     pixels = np.stack([np.asarray(tile) for tile in tiles]).astype(np.float32)
     pixels = (pixels / 255.0 - MEAN) / STD
     split = pixels.reshape(len(tiles), GRID, PATCH, GRID, PATCH, 3).transpose(0, 1, 3, 5, 2, 4)
     return np.ascontiguousarray(split).reshape(len(tiles), GRID * GRID, 3 * PATCH * PATCH)
 
 
-def _view_labels(picture: Picture, left: float, top: float, step_x: float, step_y: float) -> NDArray[np.int64]:
-    """Labels [64, 4] of one view: what covers each patch centre; texts too small or too large for it count as none."""
+def _view_labels(
+    picture: Picture, left: float, top: float, step_x: float, step_y: float
+) -> NDArray[np.int64]:
+    """Labels [64, 4] of one view: what covers each patch centre; texts too small or too large for it count as
+    none."""
     height, width = picture.index.shape
     x = np.clip((left + (np.arange(GRID) * PATCH + PATCH / 2) * step_x).astype(int), 0, width - 1)
     y = np.clip((top + (np.arange(GRID) * PATCH + PATCH / 2) * step_y).astype(int), 0, height - 1)

@@ -18,10 +18,27 @@ SYSTEM_CLAUSES = (
 )
 SYSTEM_TEXT = "".join(SYSTEM_CLAUSES).replace("\u2581", " ")
 ADDED_TOKENS = (
-    "<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|placeholder2|>", "<|placeholder3|>", "<|placeholder4|>",
-    "<|system|>", "<|end|>", "<|placeholder5|>", "<|placeholder6|>", "<|user|>",
-    "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>",
-)  # fmt: skip
+    "<|endoftext|>",
+    "<|assistant|>",
+    "<|placeholder1|>",
+    "<|placeholder2|>",
+    "<|placeholder3|>",
+    "<|placeholder4|>",
+    "<|system|>",
+    "<|end|>",
+    "<|placeholder5|>",
+    "<|placeholder6|>",
+    "<|user|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+    "<quad>",
+    "</quad>",
+    "<ref>",
+    "</ref>",
+    "<box>",
+    "</box>",
+)
 IMAGE_TOKENS = ADDED_TOKENS[11:]
 BYTES = 256
 UNKNOWN, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
@@ -33,7 +50,15 @@ def _template_words() -> list[str]:
     for name, value in vars(phrases).items():
         if name.isupper() and name != "WORDS":
             texts += [value] if isinstance(value, str) else list(value)
-    texts += [*COLOUR_NAMES, *SHAPES, *(phrases.plural(s) for s in SHAPES), "shapes", "color", "colors", "frames"]
+    texts += [
+        *COLOUR_NAMES,
+        *SHAPES,
+        *(phrases.plural(s) for s in SHAPES),
+        "shapes",
+        "color",
+        "colors",
+        "frames",
+    ]
     words: dict[str, None] = {}
     for text in texts:
         for word in re.findall(r"[A-Za-z]+", re.sub(r"\{.*?\}", " ", text)):
@@ -42,7 +67,9 @@ def _template_words() -> list[str]:
 
 
 def vocabulary() -> list[str]:
-    """Pieces after the control and byte tokens: clauses of the system text, labels, words, single characters."""
+    """Pieces after the control and byte tokens: clauses of the system text, labels, words, single
+    characters.
+    """
     words = _template_words()
     pieces = [*SYSTEM_CLAUSES, "Image-", "Frame", ":\u2581"]
     pieces += ["\u2581" + w for w in words] + words + ["\u2581a", "\u2581I"]
@@ -96,7 +123,14 @@ class Tokenizer:
     def head(self) -> list[int]:
         """Ids up to and including `<|user|>`."""
         added, prefix = self.added, self._pieces.piece_to_id("\u2581")
-        return [BOS, prefix, added["<|system|>"], *self.encode(SYSTEM_TEXT), added["<|end|>"], added["<|user|>"]]
+        return [
+            BOS,
+            prefix,
+            added["<|system|>"],
+            *self.encode(SYSTEM_TEXT),
+            added["<|end|>"],
+            added["<|user|>"],
+        ]
 
     def visual(self, tokens: int) -> list[int]:
         """`<img>`, one context id per visual token, `</img>`."""
@@ -122,24 +156,41 @@ def tokenizer_files(vocabulary_size: int) -> dict[str, str]:
 
     def entry(content: str, rstrip: bool, special: bool = True) -> dict[str, object]:
         return {
-            "content": content, "lstrip": False, "normalized": False, "rstrip": rstrip,
-            "single_word": False, "special": special,
-        }  # fmt: skip
+            "content": content,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": rstrip,
+            "single_word": False,
+            "special": special,
+        }
 
     decoder = {"0": entry("<unk>", False), "1": entry("<s>", False), "2": entry("</s>", True, special=False)}
     for token, number in added.items():
         role = token.startswith("<|") and token != "<|endoftext|>"
         decoder[str(number)] = entry(token, role)
     config = {
-        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": decoder,
-        "additional_special_tokens": list(IMAGE_TOKENS), "bos_token": "<s>", "clean_up_tokenization_spaces": False,
-        "eos_token": "<|endoftext|>", "legacy": False, "model_max_length": 131072, "pad_token": "<|endoftext|>",
-        "padding_side": "left", "sp_model_kwargs": {}, "tokenizer_class": "LlamaTokenizer", "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "added_tokens_decoder": decoder,
+        "additional_special_tokens": list(IMAGE_TOKENS),
+        "bos_token": "<s>",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|endoftext|>",
+        "legacy": False,
+        "model_max_length": 131072,
+        "pad_token": "<|endoftext|>",
+        "padding_side": "left",
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizer",
+        "unk_token": "<unk>",
         "use_default_system_prompt": False,
-    }  # fmt: skip
+    }
     special = {
-        "additional_special_tokens": list(IMAGE_TOKENS), "bos_token": "<s>", "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>", "unk_token": "<unk>",
-    }  # fmt: skip
+        "additional_special_tokens": list(IMAGE_TOKENS),
+        "bos_token": "<s>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<unk>",
+    }
     files = {"added_tokens.json": added, "tokenizer_config.json": config, "special_tokens_map.json": special}
     return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}

@@ -19,7 +19,8 @@ from models.recipe.batches import build_batch
 from models.recipe.evaluate import training_parameters
 from models.recipe.export import write_checkpoint
 from models.recipe.network import Network
-from models.recipe.scenes import FULL, batch_of_scenes
+from models.recipe.scene_parts import FULL
+from models.recipe.tasks import batch_of_scenes
 from models.recipe.seeds import TRAINING, stream
 from models.recipe.sizes import Shape, initial_parameters
 from models.recipe.tokens import Tokenizer, build_tokenizer
@@ -33,7 +34,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def _network(values: dict[str, np.ndarray], vocabulary: int) -> Network:
-    return Network(Shape(vocabulary), {k: paddle.to_tensor(np.ascontiguousarray(v)) for k, v in values.items()})
+    return Network(
+        Shape(vocabulary), {k: paddle.to_tensor(np.ascontiguousarray(v)) for k, v in values.items()}
+    )
 
 
 def _logits(network: Network, tokenizer: Tokenizer, items: list) -> np.ndarray:  # type: ignore[type-arg]

@@ -13,7 +13,8 @@ from models.recipe import seeds, tiles
 from models.recipe.drawing import CHARACTERS, SHAPES, Canvas
 from models.recipe.export import model_config
 from models.recipe.heldout import SKILLS, draw_case, make_case
-from models.recipe.scenes import FULL, TASKS, batch_of_scenes
+from models.recipe.scene_parts import FULL
+from models.recipe.tasks import TASKS, batch_of_scenes
 from models.recipe.sizes import Shape
 from models.recipe.tokens import ADDED_TOKENS, SYSTEM_TEXT, Tokenizer, build_tokenizer, tokenizer_files
 from models.recipe.video import decode_video, frame_indices
@@ -35,7 +36,12 @@ def test_a_held_out_case_is_fixed_by_its_number(skill: str) -> None:
 
 
 def test_training_and_held_out_streams_differ() -> None:
-    keys = [(purpose, a, b) for purpose in (seeds.TRAINING, seeds.HELD_OUT, seeds.DEMO) for a in range(3) for b in range(3)]
+    keys = [
+        (purpose, a, b)
+        for purpose in (seeds.TRAINING, seeds.HELD_OUT, seeds.DEMO)
+        for a in range(3)
+        for b in range(3)
+    ]
     draws = {tuple(seeds.stream(*key).integers(0, 2**63, 2)) for key in keys}
     assert len(draws) == len(keys)
 
@@ -84,7 +90,9 @@ def test_capitals_and_digits_stay_single(tokenizer: Tokenizer) -> None:
         assert sum(1 for i in ids if len(tokenizer.decode([i])) == 1) == sum(c in CHARACTERS for c in text)
 
 
-@pytest.mark.parametrize("text", ["What colour is the circle?", "a b  c", "naïve 你好 🙂", "<|end|> <image>", "tab\tnewline\nx"])
+@pytest.mark.parametrize(
+    "text", ["What colour is the circle?", "a b  c", "naïve 你好 🙂", "<|end|> <image>", "tab\tnewline\nx"]
+)
 def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(list(ids)) == text
@@ -101,7 +109,11 @@ def test_config_is_one_the_services_read(tokenizer: Tokenizer) -> None:
     assert config.tokens_per_tile == 16
     assert config.llm.rope_scaling is not None
     assert config.llm.rope_scaling.type == "su"
-    assert len(config.llm.rope_scaling.short_factor) == len(config.llm.rope_scaling.long_factor) == config.llm.head_dim // 2
+    assert (
+        len(config.llm.rope_scaling.short_factor)
+        == len(config.llm.rope_scaling.long_factor)
+        == config.llm.head_dim // 2
+    )
     assert (config.llm.max_position_embeddings, config.llm.original_max_position_embeddings) == (131072, 4096)
 
 
