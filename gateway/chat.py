@@ -11,13 +11,15 @@ from typing import Any
 import grpc
 
 from gateway import metrics
-from gateway.backends import Deadline
+from gateway.answer import Answer
 from gateway.concurrency import Emit, piped, task_group, together
 from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Role, Text
 from gateway.conversations import Conversation, ConversationStore
 from gateway.events import event_to_proto, result_to_proto
+from gateway.llm_backend import GenerateOptions
 from gateway.planning import plan_turn
 from gateway.prompt import Prompt
+from gateway.tier_calls import Deadline
 from gateway.turn import Tiers, Turn, TurnRequest
 from gateway.wire import RequestLimits, conversation_to_proto, plan_layout, read_messages
 from internvl.errors import BadMedia, InvalidField, NotFound
@@ -60,9 +62,9 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         plan = await plan_turn(prompt, request.prompt, self._tiers, _deadline(context))
         return chat_service_pb2.PlanTurnResponse(
             layouts=[plan_layout(layout) for layout in plan.layouts],
-            visual_tokens=plan.visual_tokens,
-            prompt_tokens=plan.prompt_tokens,
-            context_limit=plan.context_limit,
+            visual_tokens=plan.tokens.visual_tokens,
+            prompt_tokens=plan.tokens.prompt_tokens,
+            context_limit=plan.tokens.context_limit,
             fits=plan.fits,
         )
 
@@ -124,15 +126,9 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         """Run one turn and emit its public events; store it if it belongs to a conversation."""
         conversation = await self._conversation(request)
         prompt = await self._prompt(request.messages, conversation)
-        turn_request = TurnRequest(
-            request_id=_request_id(request),
-            prompt=prompt,
-            sampling=request.sampling,
-            options=request.prompt,
-            deadline=deadline,
-            arrived=arrived,
-        )
-        answer = await Turn(turn_request, self._tiers, lambda event: emit(event_to_proto(event))).run()
+        options = GenerateOptions(_request_id(request), request.sampling, request.prompt)
+        asked = TurnRequest(prompt, options, deadline, arrived)
+        answer = await Turn(asked, self._tiers, lambda event: emit(event_to_proto(event))).run()
         version = None
         if conversation is not None:
             said = (*prompt.messages, Message(Role.ASSISTANT, (Text(answer.text),)))
@@ -140,16 +136,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                 conversation.conversation_id, conversation.version, said
             )
         await emit(result_to_proto(answer, version))
-        _log.info(
-            "turn answered",
-            request_id=turn_request.request_id,
-            visuals=len(prompt.visuals),
-            prompt_tokens=answer.result.usage.prompt_tokens,
-            cached_tokens=answer.result.usage.cached_tokens,
-            completion_tokens=answer.result.usage.completion_tokens,
-            first_text_ms=round(answer.first_text_s * 1000, 1),
-            total_ms=round((time.monotonic() - arrived) * 1000, 1),
-        )
+        _log_answer(asked, answer)
 
     async def _conversation(
         self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest
@@ -197,6 +184,20 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                 raise NotFound(f"{field}.{part.kind}.source.media_id: no media of this id is stored")
             case _:
                 return part
+
+
+def _log_answer(asked: TurnRequest, answer: Answer) -> None:
+    usage = answer.outcome.usage
+    _log.info(
+        "turn answered",
+        request_id=asked.options.request_id,
+        visuals=len(asked.prompt.visuals),
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        first_text_ms=round(answer.first_text_s * 1000, 1),
+        total_ms=round((time.monotonic() - asked.arrived) * 1000, 1),
+    )
 
 
 def _request_id(request: chat_service_pb2.ChatRequest) -> str:

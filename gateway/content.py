@@ -87,12 +87,10 @@ class Layout:
     Attributes:
         visual_id: names the embeddings exactly; empty in a plan.
         tiles: tiles of all grids.
-        visual_tokens: tokens of all tiles.
         encoded: the `VisualLayout` message as the vision tier sent it. The gateway forwards it as it is, so
             fields that it does not know reach the language tier and the client.
     """
 
     visual_id: str
     tiles: int
-    visual_tokens: int
     encoded: bytes

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.turn import Answer, Delta, Event, Progress, Started
+from gateway.answer import Answer, Delta, Event, FinishReason, Progress, Started, Timings, Usage
 from gateway.wire import layout_to_proto
 from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
+
+_FINISH_REASONS = {
+    FinishReason.STOP: llm_service_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: llm_service_pb2.FINISH_REASON_LENGTH,
+}
 
 
 def event_to_proto(event: Event) -> chat_service_pb2.ChatResponse:
@@ -33,10 +38,28 @@ def result_to_proto(answer: Answer, version: int | None) -> chat_service_pb2.Cha
     message = content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=[content_pb2.Part(text=answer.text)])
     result = chat_service_pb2.ChatResult(
         message=message,
-        finish_reason=answer.result.finish_reason,
-        usage=answer.result.usage,
-        timings=answer.result.timings,
+        finish_reason=_FINISH_REASONS[answer.outcome.finish_reason],
+        usage=_usage(answer.outcome.usage),
+        timings=_timings(answer.outcome.timings),
         time_to_first_token_ms=answer.first_text_s * 1000,
         conversation_version=version,
     )
     return chat_service_pb2.ChatResponse(result=result)
+
+
+def _usage(usage: Usage) -> llm_service_pb2.Usage:
+    return llm_service_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        visual_tokens=usage.visual_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+    )
+
+
+def _timings(timings: Timings) -> llm_service_pb2.Timings:
+    return llm_service_pb2.Timings(
+        queue_ms=timings.queue_ms,
+        prefill_ms=timings.prefill_ms,
+        decode_ms=timings.decode_ms,
+        tile_wait_ms=timings.tile_wait_ms,
+    )

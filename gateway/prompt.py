@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gateway.content import Layout, Media, Message, Text
-from gateway.wire import layout_to_proto, role_number
+from gateway.content import Media, Message
 from internvl.errors import InternalError, InvalidField, NotFound
-from internvl.v1 import llm_service_pb2
 
 _LLM_MESSAGE = re.compile(r"messages\[(\d+)\]")
 
@@ -70,10 +68,6 @@ class Prompt:
         ]
         return tuple(Visual(index, media, field) for index, (media, field) in enumerate(found))
 
-    def to_proto(self, layouts: Mapping[Media, Layout]) -> list[llm_service_pb2.PromptMessage]:
-        """The prompt as the language tier reads it: layouts in place of media."""
-        return [_prompt_message(message, layouts) for message in (*self.history, *self.messages)]
-
     @contextmanager
     def naming_errors(self) -> Iterator[None]:
         """Name fields of the public request in errors of the language tier."""
@@ -98,13 +92,3 @@ def _renamed(error: InvalidField, field: str) -> InvalidField:
     renamed = InvalidField(field, error.problem, metadata=error.metadata)
     renamed.reason = error.reason
     return renamed
-
-
-def _prompt_message(message: Message, layouts: Mapping[Media, Layout]) -> llm_service_pb2.PromptMessage:
-    parts = [
-        llm_service_pb2.PromptPart(text=part.text)
-        if isinstance(part, Text)
-        else llm_service_pb2.PromptPart(visual=layout_to_proto(layouts[part]))
-        for part in message.parts
-    ]
-    return llm_service_pb2.PromptMessage(role=role_number(message.role), parts=parts)

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from gateway.backends import LlmBackend, VisionBackend
 from gateway.chat import ChatService
 from gateway.config import Config
 from gateway.layouts import LayoutMemory
+from gateway.llm_backend import LlmBackend
 from gateway.media_store import open_media_store
 from gateway.sqlite_store import open_sqlite_store
 from gateway.turn import Tiers
+from gateway.vision_backend import VisionBackend
 from internvl.rpc import open_channel, run_server
 from internvl.rpc.server import Register
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc

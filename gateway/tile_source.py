@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.backends import Deadline, EncodeStream, VisionBackend
 from gateway.concurrency import Emit, Pipe, piped
 from gateway.content import Layout
 from gateway.media_store import MediaStore
 from gateway.prompt import Visual
+from gateway.tier_calls import Deadline
+from gateway.vision_backend import EncodeStream, VisionBackend
 from internvl.errors import InternalError
 
 # Tiles held in the gateway for each item; beyond them gRPC's flow control holds the vision tier back.

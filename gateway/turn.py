@@ -8,15 +8,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from gateway import metrics
-from gateway.backends import Deadline, GenerateStream, LlmBackend, VisionBackend
+from gateway.answer import Answer, Event, Outcome, Progress, Started
 from gateway.concurrency import Emit, task_group, together
 from gateway.content import Layout, Media
 from gateway.layouts import LayoutMemory
+from gateway.llm_backend import Admission, GenerateOptions, GenerateStream, LlmBackend, Need
 from gateway.media_store import MediaStore
 from gateway.prompt import Prompt, Visual
+from gateway.tier_calls import Deadline
 from gateway.tile_source import TileSource, open_source
+from gateway.vision_backend import VisionBackend
 from internvl.errors import InternalError, Unavailable
-from internvl.v1 import llm_service_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,53 +40,19 @@ class Tiers:
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """What is asked. `sampling` and `options` are the client's own, carried to the language tier unread."""
+    """What is asked.
 
-    request_id: str
+    Attributes:
+        prompt: all messages that the model reads.
+        options: how to answer.
+        deadline: when the client stops waiting.
+        arrived: when the request came, on the monotonic clock, in seconds.
+    """
+
     prompt: Prompt
-    sampling: llm_service_pb2.SamplingParams
-    options: llm_service_pb2.PromptOptions
+    options: GenerateOptions
     deadline: Deadline
     arrived: float
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The language tier took the request."""
-
-    request_id: str
-    prompt_tokens: int
-    cached_tokens: int
-    layouts: tuple[Layout, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One more tile of a new picture is on its way to the language tier."""
-
-    visual_index: int
-    tiles_done: int
-    tiles_total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """More of the answer."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The end of a turn. `result` is the language tier's own, carried to the client."""
-
-    text: str
-    result: llm_service_pb2.GenerateResult
-    first_text_s: float
-
-
-Event = Started | Progress | Delta
 
 
 class StaleLayout(Unavailable):
@@ -96,8 +64,8 @@ class StaleLayout(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
-    """Tiles that the language tier asked for."""
+class _Supply:
+    """Where the tiles come from that the language tier asked for."""
 
     source: TileSource
     first_tile: int
@@ -128,15 +96,12 @@ class Turn:
     async def _attempt(self) -> Answer:
         async with AsyncExitStack() as stack:
             layouts, sources = await self._lay_out(stack)
-            opening = self._opening(layouts)
+            generation = await self._generate(layouts, stack)
             with self._request.prompt.naming_errors():
-                generation = await stack.enter_async_context(
-                    self._tiers.llm.generate(opening, self._request.deadline)
-                )
-                admitted = await generation.admitted()
-            needs = await self._meet(admitted.needed, layouts, sources, stack)
-            await self._emit(self._started(admitted, layouts))
-            return await self._exchange(generation, needs)
+                admission = await generation.admitted()
+            supplies = await self._meet(admission.needed, layouts, sources, stack)
+            await self._emit(self._started(admission, layouts))
+            return await self._exchange(generation, supplies)
 
     async def _lay_out(self, stack: AsyncExitStack) -> tuple[dict[Media, Layout], dict[Media, TileSource]]:
         """Find every layout: remembered ones at once, the others by starting to encode."""
@@ -154,21 +119,18 @@ class Turn:
             self._tiers.layouts.put(source.visual.media, source.layout)
         return layouts, {source.visual.media: source for source in sources}
 
-    def _opening(self, layouts: dict[Media, Layout]) -> llm_service_pb2.GenerateOpen:
-        return llm_service_pb2.GenerateOpen(
-            messages=self._request.prompt.to_proto(layouts),
-            sampling=self._request.sampling,
-            prompt=self._request.options,
-            request_id=self._request.request_id,
-        )
+    async def _generate(self, layouts: dict[Media, Layout], stack: AsyncExitStack) -> GenerateStream:
+        request = self._request
+        generation = self._tiers.llm.generate(request.prompt, layouts, request.options, request.deadline)
+        return await stack.enter_async_context(generation)
 
     async def _meet(
         self,
-        needed: Sequence[llm_service_pb2.VisualNeed],
+        needed: Sequence[Need],
         layouts: dict[Media, Layout],
         sources: dict[Media, TileSource],
         stack: AsyncExitStack,
-    ) -> list[_Need]:
+    ) -> list[_Supply]:
         """A source for everything that is needed, in that order; work on anything else stops."""
         by_id = {layouts[visual.media].visual_id: visual for visual in reversed(self._visuals)}
         unknown = [need.visual_id for need in needed if need.visual_id not in by_id]
@@ -179,14 +141,14 @@ class Turn:
             if media not in wanted:
                 source.cancel()
 
-        async def meet(need: llm_service_pb2.VisualNeed) -> _Need:
+        async def meet(need: Need) -> _Supply:
             visual = by_id[need.visual_id]
             source = sources.get(visual.media)
             if source is None:
                 source = await self._open_source(visual, need.first_tile, stack)
             if source.layout.visual_id != need.visual_id:
                 raise StaleLayout(visual.media)
-            return _Need(source, need.first_tile)
+            return _Supply(source, need.first_tile)
 
         return await together(meet(need) for need in needed)
 
@@ -195,28 +157,28 @@ class Turn:
         source = open_source(visual, first_tile, tiers.vision, tiers.media, self._request.deadline)
         return await stack.enter_async_context(source)
 
-    def _started(self, admitted: llm_service_pb2.Admitted, layouts: dict[Media, Layout]) -> Started:
+    def _started(self, admission: Admission, layouts: dict[Media, Layout]) -> Started:
         return Started(
-            request_id=self._request.request_id,
-            prompt_tokens=admitted.prompt_tokens,
-            cached_tokens=admitted.cached_tokens,
+            request_id=self._request.options.request_id,
+            prompt_tokens=admission.prompt_tokens,
+            cached_tokens=admission.cached_tokens,
             layouts=tuple(layouts[visual.media] for visual in self._visuals),
         )
 
-    async def _exchange(self, generation: GenerateStream, needs: Sequence[_Need]) -> Answer:
+    async def _exchange(self, generation: GenerateStream, supplies: Sequence[_Supply]) -> Answer:
         """Tiles in, words out, at the same time."""
         async with task_group() as tasks:
-            splicing = tasks.create_task(self._splice(generation, needs))
+            splicing = tasks.create_task(self._splice(generation, supplies))
             with self._request.prompt.naming_errors():
                 answer = await self._collect(generation)
             splicing.cancel()
         return answer
 
-    async def _splice(self, generation: GenerateStream, needs: Sequence[_Need]) -> None:
+    async def _splice(self, generation: GenerateStream, supplies: Sequence[_Supply]) -> None:
         """Move the needed tiles, in order, as the bytes they are."""
-        for need in needs:
-            visual, layout = need.source.visual, need.source.layout
-            async for number, frame in need.source.tiles(need.first_tile):
+        for supply in supplies:
+            visual, layout = supply.source.visual, supply.source.layout
+            async for number, frame in supply.source.tiles(supply.first_tile):
                 if not await generation.send(frame):
                     return
                 metrics.TILES_FORWARDED.inc()
@@ -227,16 +189,16 @@ class Turn:
     async def _collect(self, generation: GenerateStream) -> Answer:
         text = ""
         first_text_s = 0.0
-        result: llm_service_pb2.GenerateResult | None = None
-        async for response in generation.responses():
-            if response.HasField("result"):
-                result = response.result
-            elif response.HasField("delta"):
-                if response.delta.text and not text:
-                    first_text_s = time.monotonic() - self._request.arrived
-                    metrics.FIRST_TEXT_SECONDS.observe(first_text_s)
-                text += response.delta.text
-                await self._emit(Delta(response.delta.text, tuple(response.delta.token_ids)))
-        if result is None:
+        outcome: Outcome | None = None
+        async for piece in generation.deltas():
+            if isinstance(piece, Outcome):
+                outcome = piece
+                continue
+            if piece.text and not text:
+                first_text_s = time.monotonic() - self._request.arrived
+                metrics.FIRST_TEXT_SECONDS.observe(first_text_s)
+            text += piece.text
+            await self._emit(piece)
+        if outcome is None:
             raise InternalError("the language service ended its answer without a result")
-        return Answer(text, result, first_text_s)
+        return Answer(text, outcome, first_text_s)

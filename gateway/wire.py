@@ -193,12 +193,7 @@ def role_number(role: Role) -> content_pb2.Role.ValueType:
 
 def layout_from_proto(layout: content_pb2.VisualLayout) -> Layout:
     """A layout, kept in its encoded form beside the little that the gateway reads of it."""
-    return Layout(
-        visual_id=layout.visual_id,
-        tiles=layout.tiles,
-        visual_tokens=layout.tiles * layout.tokens_per_tile,
-        encoded=layout.SerializeToString(),
-    )
+    return Layout(layout.visual_id, layout.tiles, encoded=layout.SerializeToString())
 
 
 def layout_to_proto(layout: Layout) -> content_pb2.VisualLayout:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
 from internvl_client.errors import Cancelled, InternVLError, ServerError
 
-FinishReason: TypeAlias = Literal["stop", "length"]
+FinishReason: TypeAlias = Literal["stop", "length", "other"]
 
 _FINISH_REASONS: dict[int, FinishReason] = {
     llm_service_pb2.FINISH_REASON_STOP: "stop",
@@ -126,7 +126,8 @@ class Answer:
     Attributes:
         text: all of it.
         token_ids: its tokens.
-        finish_reason: `stop` if the model ended it, `length` if a limit did.
+        finish_reason: `stop` if the model ended it, `length` if a limit did, `other` if only a newer client
+            would know.
         usage: what was counted.
         timings: how long it took.
         conversation_version: version of the conversation after this turn; None without a conversation.
@@ -234,7 +235,7 @@ class AnswerState:
         return Answer(
             text=text,
             token_ids=tuple(self._token_ids),
-            finish_reason=_FINISH_REASONS.get(result.finish_reason, "stop"),
+            finish_reason=_FINISH_REASONS.get(result.finish_reason, "other"),
             usage=_read_usage(result.usage),
             timings=_read_timings(result),
             conversation_version=result.conversation_version

@@ -168,15 +168,15 @@ async def test_words_flow_while_vision_still_encodes_the_next_turn() -> None:
 
 @bounded
 async def test_tiles_wait_in_the_vision_tier_while_the_language_tier_takes_none() -> None:
-    """125 MiB of tiles are ready; only what flow control lets through leaves the vision tier."""
+    """31 MiB of tiles are ready; only what flow control lets through leaves the vision tier."""
     async with gateway_stack() as stack:
         stack.llm.reading.clear()
-        call = stack.chat.Chat(chat_request(picture(2000), "go"))
+        call = stack.chat.Chat(chat_request(picture(500), "go"))
         assert (await anext(aiter(call))).HasField("started")
-        assert await settled(lambda: len(stack.vision.frames)) < 800
+        assert await settled(lambda: len(stack.vision.frames)) < 300
         stack.llm.reading.set()
         assert [event.WhichOneof("event") async for event in call][-1] == "result"
-        assert len(stack.llm.received) == 2000
+        assert len(stack.llm.received) == 500
 
 
 @bounded
@@ -211,11 +211,11 @@ async def test_client_cancel_reaches_both_tiers(moment: str) -> None:
     async with gateway_stack() as stack:
         held = stack.vision if moment == "encoding" else stack.llm
         held.gate.clear()
-        call = stack.chat.Chat(chat_request(picture(500), "hello world"))
+        call = stack.chat.Chat(chat_request(picture(40), "hello world"))
         if moment == "encoding":
             await until(lambda: stack.vision.active)
         else:
-            await until(lambda: len(stack.llm.received) == 500)
+            await until(lambda: len(stack.llm.received) == 40)
         call.cancel()
         await asyncio.wait_for(stack.vision.idle.wait(), 5)
         await until(lambda: not stack.llm.active)

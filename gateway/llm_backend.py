@@ -1,0 +1,174 @@
+"""The language tier as the gateway sees it. Tiles pass through here as bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from gateway.answer import Delta, FinishReason, Outcome, Timings, Usage
+from gateway.content import Layout, Media, Message, Text
+from gateway.prompt import Prompt
+from gateway.tier_calls import Deadline, next_message, response_of
+from gateway.wire import layout_to_proto, role_number
+from internvl.errors import InternalError
+from internvl.v1 import llm_service_pb2, llm_service_pb2_grpc
+
+_PEER = "language service"
+_SERVICE = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
+
+_FINISH_REASONS = {
+    llm_service_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+    llm_service_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """How to answer. `sampling` and `prompt` are the client's own messages, carried on unread."""
+
+    request_id: str
+    sampling: llm_service_pb2.SamplingParams
+    prompt: llm_service_pb2.PromptOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Embeddings that the language tier waits for, from `first_tile` on."""
+
+    visual_id: str
+    first_tile: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The language tier took a request; `needed` is what to send, in this order."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    needed: tuple[Need, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Tokens of a prompt, and the most that prompt and answer may have together."""
+
+    prompt_tokens: int
+    visual_tokens: int
+    context_limit: int
+
+
+class LlmBackend:
+    """The language tier. Every call raises `ServingError` with what the tier answered."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: llm_service_pb2_grpc.LlmServiceAsyncStub = llm_service_pb2_grpc.LlmServiceStub(channel)
+        self._generate: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
+            f"/{_SERVICE}/Generate",
+            request_serializer=None,  # frames are bytes already
+            response_deserializer=llm_service_pb2.GenerateResponse.FromString,
+        )
+
+    @asynccontextmanager
+    async def generate(
+        self, prompt: Prompt, layouts: Mapping[Media, Layout], options: GenerateOptions, deadline: Deadline
+    ) -> AsyncIterator[GenerateStream]:
+        """Open a generation. Leaving the block cancels what is still running."""
+        opening = llm_service_pb2.GenerateOpen(
+            messages=_prompt_messages(prompt, layouts),
+            sampling=options.sampling,
+            prompt=options.prompt,
+            request_id=options.request_id,
+        )
+        call = self._generate(timeout=deadline.remaining_s)
+        try:
+            stream = GenerateStream(call)
+            await stream.send(llm_service_pb2.GenerateRequest(open=opening).SerializeToString())
+            yield stream
+        finally:
+            call.cancel()
+
+    async def count_tokens(
+        self,
+        prompt: Prompt,
+        layouts: Mapping[Media, Layout],
+        options: llm_service_pb2.PromptOptions,
+        deadline: Deadline,
+    ) -> TokenCount:
+        """Count a prompt."""
+        messages = _prompt_messages(prompt, layouts)
+        request = llm_service_pb2.CountTokensRequest(messages=messages, prompt=options)
+        count = await response_of(self._stub.CountTokens(request, timeout=deadline.remaining_s), _PEER)
+        return TokenCount(count.prompt_tokens, count.visual_tokens, count.context_limit)
+
+    async def info(self, deadline: Deadline) -> llm_service_pb2.ModelInfoResponse:
+        """The loaded model; the contract's own message, because the public answer carries it on."""
+        request = llm_service_pb2.ModelInfoRequest()
+        return await response_of(self._stub.ModelInfo(request, timeout=deadline.remaining_s), _PEER)
+
+
+class GenerateStream:
+    """One answer in the making."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, llm_service_pb2.GenerateResponse]) -> None:
+        self._call = call
+
+    async def send(self, frame: bytes) -> bool:
+        """Send a serialised frame; False if the call has ended, and reading tells why."""
+        try:
+            await self._call.write(frame)
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return False
+        return True
+
+    async def done_sending(self) -> None:
+        """Say that no tile follows."""
+        if not self._call.done():
+            await self._call.done_writing()
+
+    async def admitted(self) -> Admission:
+        """The first message."""
+        response = await next_message(self._call, _PEER)
+        if response is None or not response.HasField("admitted"):
+            raise InternalError(f"the {_PEER} did not begin with `admitted`")
+        admitted = response.admitted
+        needed = tuple(Need(need.visual_id, need.first_tile) for need in admitted.needed)
+        return Admission(admitted.prompt_tokens, admitted.cached_tokens, needed)
+
+    async def deltas(self) -> AsyncIterator[Delta | Outcome]:
+        """The answer, piece by piece; an `Outcome` comes last."""
+        while (response := await next_message(self._call, _PEER)) is not None:
+            if response.HasField("delta"):
+                yield Delta(response.delta.text, tuple(response.delta.token_ids))
+            elif response.HasField("result"):
+                yield _outcome(response.result)
+
+
+def _prompt_messages(prompt: Prompt, layouts: Mapping[Media, Layout]) -> list[llm_service_pb2.PromptMessage]:
+    """The prompt as the language tier reads it: layouts in place of media."""
+    return [_prompt_message(message, layouts) for message in (*prompt.history, *prompt.messages)]
+
+
+def _prompt_message(message: Message, layouts: Mapping[Media, Layout]) -> llm_service_pb2.PromptMessage:
+    parts = [
+        llm_service_pb2.PromptPart(text=part.text)
+        if isinstance(part, Text)
+        else llm_service_pb2.PromptPart(visual=layout_to_proto(layouts[part]))
+        for part in message.parts
+    ]
+    return llm_service_pb2.PromptMessage(role=role_number(message.role), parts=parts)
+
+
+def _outcome(result: llm_service_pb2.GenerateResult) -> Outcome:
+    usage, timings = result.usage, result.timings
+    if result.finish_reason not in _FINISH_REASONS:
+        raise InternalError(f"the {_PEER} did not say why the answer ended")
+    return Outcome(
+        finish_reason=_FINISH_REASONS[result.finish_reason],
+        usage=Usage(usage.prompt_tokens, usage.visual_tokens, usage.cached_tokens, usage.completion_tokens),
+        timings=Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms, timings.tile_wait_ms),
+    )

@@ -1,0 +1,131 @@
+"""The vision tier as the gateway sees it. Tiles pass through here as the bytes they arrived in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+
+import grpc
+
+from gateway.content import ImageOptions, Layout, MediaOptions
+from gateway.tier_calls import Deadline, next_message, response_of
+from gateway.wire import image_options_to_proto, layout_from_proto, video_options_to_proto
+from internvl.errors import InternalError
+from internvl.v1 import vision_service_pb2, vision_service_pb2_grpc
+
+_PEER = "vision service"
+_SERVICE = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
+_CHUNK_BYTES = 2**20
+
+# First byte of a serialised EncodeResponse whose `tile` is set: field 2, length-delimited. The contract keeps
+# the number for good, and a GenerateRequest begins its `tile` with the same byte.
+_TILE_TAG = bytes([vision_service_pb2.EncodeResponse.TILE_FIELD_NUMBER << 3 | 2])
+
+
+class VisionBackend:
+    """The vision tier. Every call raises `ServingError` with what the tier answered."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: vision_service_pb2_grpc.VisionServiceAsyncStub = (
+            vision_service_pb2_grpc.VisionServiceStub(channel)
+        )
+        self._encode: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
+            f"/{_SERVICE}/Encode",
+            request_serializer=vision_service_pb2.EncodeRequest.SerializeToString,
+            response_deserializer=None,  # frames stay bytes
+        )
+
+    @asynccontextmanager
+    async def encode(
+        self, file: BinaryIO, options: MediaOptions, first_tile: int, deadline: Deadline
+    ) -> AsyncIterator[EncodeStream]:
+        """Encode a stored file from `first_tile` on. Leaving the block cancels what is still running."""
+        requests = _encode_requests(file, options, first_tile)
+        call = self._encode(requests, timeout=deadline.remaining_s)
+        try:
+            yield EncodeStream(call)
+        finally:
+            call.cancel()
+            await requests.aclose()
+
+    async def inspect(self, file: BinaryIO, deadline: Deadline) -> vision_service_pb2.InspectResponse:
+        """What a stored file is; the contract's own message, because the public answer carries it on."""
+        call = self._stub.Inspect(_inspect_requests(file), timeout=deadline.remaining_s)
+        return await response_of(call, _PEER)
+
+    async def plan(self, file: BinaryIO, options: MediaOptions, deadline: Deadline) -> Layout:
+        """The layout that encoding a stored file would give, without its `visual_id`."""
+        info = await self.inspect(file, deadline)
+        item = vision_service_pb2.PlanItem(width=info.width, height=info.height)
+        if isinstance(options, ImageOptions):
+            item.image.CopyFrom(image_options_to_proto(options))
+        else:
+            item.video.CopyFrom(video_options_to_proto(options))
+        call = self._stub.Plan(vision_service_pb2.PlanRequest(items=[item]), timeout=deadline.remaining_s)
+        response = await response_of(call, _PEER)
+        if len(response.layouts) != 1:
+            raise InternalError(f"the {_PEER} planned {len(response.layouts)} items instead of one")
+        return layout_from_proto(response.layouts[0])
+
+    async def info(self, deadline: Deadline) -> vision_service_pb2.EncoderInfoResponse:
+        """The loaded encoder; the contract's own message, because the public answer carries it on."""
+        request = vision_service_pb2.EncoderInfoRequest()
+        return await response_of(self._stub.EncoderInfo(request, timeout=deadline.remaining_s), _PEER)
+
+
+class EncodeStream:
+    """One item on its way through the vision tier: first its layout, then its tiles."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[Any, bytes]) -> None:
+        self._call = call
+
+    async def layout(self) -> Layout:
+        """The first message."""
+        frame = await next_message(self._call, _PEER)
+        response = vision_service_pb2.EncodeResponse.FromString(frame or b"")
+        if not response.HasField("layout"):
+            raise InternalError(f"the {_PEER} did not begin with a layout")
+        return layout_from_proto(response.layout)
+
+    async def tiles(self) -> AsyncIterator[bytes]:
+        """The serialised frames of the tiles, in order, never decoded."""
+        while (frame := await next_message(self._call, _PEER)) is not None:
+            if frame.startswith(_TILE_TAG):
+                yield frame
+
+    def cancel(self) -> None:
+        """Stop the vision tier's work."""
+        self._call.cancel()
+
+
+async def _encode_requests(
+    file: BinaryIO, options: MediaOptions, first_tile: int
+) -> AsyncGenerator[vision_service_pb2.EncodeRequest]:
+    opening = vision_service_pb2.EncodeOpen(size_bytes=_length(file))
+    if first_tile:
+        opening.first_tile = first_tile
+    if isinstance(options, ImageOptions):
+        opening.image.CopyFrom(image_options_to_proto(options))
+    else:
+        opening.video.CopyFrom(video_options_to_proto(options))
+    yield vision_service_pb2.EncodeRequest(open=opening)
+    async for chunk in _chunks(file):
+        yield vision_service_pb2.EncodeRequest(chunk=chunk)
+
+
+async def _inspect_requests(file: BinaryIO) -> AsyncIterator[vision_service_pb2.InspectRequest]:
+    async for chunk in _chunks(file):
+        yield vision_service_pb2.InspectRequest(chunk=chunk)
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+        yield chunk
+
+
+def _length(file: BinaryIO) -> int:
+    length = file.seek(0, 2)
+    file.seek(0)
+    return length
