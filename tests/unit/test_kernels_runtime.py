@@ -33,6 +33,25 @@ def test_importing_kernels_prepares_the_process_without_paddle():
     assert run(code, OMP_NUM_THREADS="3").stdout.split()[:3] == ["3", "3", "3"]
 
 
+def test_small_model_gets_one_thread_unless_told_otherwise():
+    code = (
+        "import os, kernels.runtime as runtime\n"
+        "from dataclasses import replace\n"
+        "from internvl.checkpoint.series import series_config\n"
+        "from internvl.model_config import parse_model_config\n"
+        "full = parse_model_config(series_config('InternVL2-4B'))\n"
+        "small = replace(full, vision=replace(full.vision, hidden_size=128, intermediate_size=384),\n"
+        "                llm=replace(full.llm, hidden_size=192, intermediate_size=512))\n"
+        "def threads(*given):\n"
+        "    runtime.prepare(*given)\n"
+        "    return os.environ['OMP_NUM_THREADS']\n"
+        "print(threads(None, small), threads(None, full), threads(), threads(7, small))"
+    )
+    cores = str(len(os.sched_getaffinity(0)))
+    assert run(code).stdout.split() == ["1", cores, cores, "7"]
+    assert run(code, OMP_NUM_THREADS="3").stdout.split() == ["3", "3", "3", "7"]
+
+
 def test_thread_count_is_fixed_once_paddle_is_imported():
     code = (
         "import kernels.runtime as runtime\n"
