@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gateway import metrics
-from internvl.errors import BadMedia, NotFound
+from internvl.errors import BadMedia, ConfigError, NotFound
 
 MIB = 2**20
 
@@ -187,12 +187,23 @@ class Upload:
 
 @asynccontextmanager
 async def open_media_store(config: MediaConfig) -> AsyncIterator[MediaStore]:
-    """A store in the configured directory, or in a private one that ends with the block."""
+    """A store in the configured directory, or in a private one that ends with the block.
+
+    Raises:
+        ConfigError: the directory cannot be used.
+    """
     if config.directory is not None:
-        yield MediaStore(config.directory, config)
+        yield _open_store(config.directory, config)
         return
     with tempfile.TemporaryDirectory(prefix="internvl-media-", ignore_cleanup_errors=True) as directory:
         yield MediaStore(Path(directory), config)
+
+
+def _open_store(directory: Path, config: MediaConfig) -> MediaStore:
+    try:
+        return MediaStore(directory, config)
+    except OSError as error:
+        raise ConfigError(f"--media-dir: cannot use {directory} ({error.strerror})") from None
 
 
 def _scan(directory: Path) -> list[tuple[str, int]]:

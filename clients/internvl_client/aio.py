@@ -11,7 +11,7 @@ import grpc
 
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 from internvl_client.answer import Answer, AnswerState, Delta, Event, Plan, read_plan
-from internvl_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, ServerInfo
+from internvl_client.channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, ServerInfo, default_address
 from internvl_client.client import UploadProgress
 from internvl_client.content import Media, MediaSource, Message, open_source, size_of
 from internvl_client.errors import typed_errors
@@ -101,13 +101,14 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | None = None,
         *,
         timeout: float | None = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """As for `Client`."""
         self._timeout = timeout
+        address = address or default_address()
         self._channel = (
             grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
             if credentials is None

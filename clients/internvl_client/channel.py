@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 
-DEFAULT_ADDRESS = "127.0.0.1:50050"
+ADDRESS_VARIABLE = "INTERNVL_ADDRESS"
 DEFAULT_TIMEOUT_S = 600.0
 
 _MAX_MESSAGE_BYTES = 8 * 2**20
@@ -34,6 +35,11 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
+
+
+def default_address() -> str:
+    """Where the gateway is if nobody says: `INTERNVL_ADDRESS`, or the port that `internvl up` takes."""
+    return os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1:50050"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import grpc
 
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 from internvl_client.answer import Answer, AnswerState, Delta, Event, Plan, read_plan
-from internvl_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, ServerInfo
+from internvl_client.channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, ServerInfo, default_address
 from internvl_client.content import Media, MediaSource, Message, open_source, size_of
 from internvl_client.errors import typed_errors
 from internvl_client.options import ChatOptions, PlanOptions, SayOptions, check_names
@@ -89,7 +89,7 @@ class Client:
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | None = None,
         *,
         timeout: float | None = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
@@ -97,11 +97,12 @@ class Client:
         """Prepare a connection; it is made with the first call.
 
         Args:
-            address: any gRPC target, for example `127.0.0.1:50050`.
+            address: any gRPC target; None for `INTERNVL_ADDRESS` of the environment, else `127.0.0.1:50050`.
             timeout: seconds that a call may take unless it says otherwise; None for no limit.
             credentials: for TLS; None for plaintext.
         """
         self._timeout = timeout
+        address = address or default_address()
         self._channel = (
             grpc.insecure_channel(address, CHANNEL_OPTIONS)
             if credentials is None

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import cast
 
 from internvl.cli import Command
-from internvl_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from internvl_client.channel import ADDRESS_VARIABLE, DEFAULT_TIMEOUT_S, default_address
 from internvl_client.client import Client
 from internvl_client.content import Image, Video
 from internvl_client.errors import InternVLError, Unavailable
@@ -22,7 +22,13 @@ def configure(parser: ArgumentParser) -> None:
     add("question", nargs="?", help="one question; without it, talk until /quit")
     add("-i", "--image", action="append", default=[], metavar="FILE", help="show a picture; may repeat")
     add("-v", "--video", action="append", default=[], metavar="FILE", help="show a film; may repeat")
-    add("--address", default=DEFAULT_ADDRESS, metavar="TARGET", help=f"gateway (default: {DEFAULT_ADDRESS})")
+    address = default_address()
+    add(
+        "--address",
+        default=address,
+        metavar="TARGET",
+        help=f"gateway (default: {address}; {ADDRESS_VARIABLE})",
+    )
     add("--system", metavar="TEXT", help="instructions (default: those of the model's training)")
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="longest wait for an answer")
     add("--stats", action="store_true", help="show token counts and times")

@@ -153,6 +153,7 @@ class FakeLlm:
         received: every tile frame, as the bytes that arrived.
         cached: visual ids held, with the number of tiles held of each; what is complete is not asked for.
         active: Generate calls under way.
+        time_left_s: until the deadline of the last Generate, when it came.
         reading: cleared, it takes no tiles.
         gate: cleared, it holds words back.
         refusal: raised instead of `admitted`.
@@ -164,6 +165,7 @@ class FakeLlm:
         self.received: list[bytes] = []
         self.cached: dict[str, int] = {}
         self.active = 0
+        self.time_left_s: float | None = None
         self.idle = asyncio.Event()
         self.reading = asyncio.Event()
         self.reading.set()
@@ -175,6 +177,7 @@ class FakeLlm:
     async def generate(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         """`Generate` over undecoded requests."""
         self.active += 1
+        self.time_left_s = context.time_remaining()
         self.idle.clear()
         try:
             async for response in self._generate(requests):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +22,8 @@ from internvl_client import Client
 from internvl_client.command import command
 from internvl_client.terminal import Screen, Talk, printable
 from tests.contract.gateway_tiers import Stack, gateway_stack, picture
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "clients" / "examples"
 
 
 @contextmanager
@@ -79,6 +84,39 @@ def test_stats_tell_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None
     with running_stack() as stack:
         assert chat("one two", "--address", stack.address, "--stats") == 0
     assert "10 prompt tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "lines"),
+    [
+        ("one_image.py", ["a.png", "what is it"], ["what is it"]),
+        (
+            "several_images.py",
+            ["a.png", "b.png"],
+            ["What does each image show?", "What is in the first image?"],
+        ),
+        ("async_streaming.py", ["a.png", "b.png"], ["a.png: Describe", "b.png: image."]),
+    ],
+)
+def test_examples_run_as_they_are(
+    program: str, arguments: list[str], lines: list[str], tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(2, name))
+    path = os.pathsep.join(path for path in sys.path if path)
+    with running_stack() as stack:
+        run = subprocess.run(
+            [sys.executable, str(EXAMPLES / program), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path, "INTERNVL_ADDRESS": stack.address},
+            timeout=60,
+            check=False,
+        )
+    assert run.returncode == 0, run.stderr
+    for line in lines:
+        assert line in run.stdout
 
 
 def test_no_server_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,11 +69,17 @@ def test_help_names_every_flag() -> None:
         assert flag in shown.stdout
 
 
-def test_store_that_cannot_be_opened_ends_the_start_with_one_line(tmp_path: Path) -> None:
-    started = run("-m", "gateway", "--listen", "127.0.0.1:0", "--store", str(tmp_path))
+@pytest.mark.parametrize(
+    ("flag", "problem"), [("--store", "--store: cannot open"), ("--media-dir", "--media-dir: cannot use")]
+)
+def test_storage_that_cannot_be_opened_ends_the_start_with_one_line(
+    flag: str, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    started = run("-m", "gateway", "--listen", "127.0.0.1:0", flag, str(tmp_path / "file" / "inside"))
     assert started.returncode == 1
-    assert started.stderr.startswith("gateway: --store: cannot open")
-    assert "Traceback" not in started.stderr
+    assert started.stderr.startswith(f"gateway: {problem}")
+    assert len(started.stderr.splitlines()) == 1
 
 
 def test_gateway_imports_nothing_that_computes() -> None:

@@ -226,8 +226,10 @@ async def test_deadline_reaches_both_tiers() -> None:
     async with gateway_stack() as stack:
         stack.vision.gate.clear()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await events(stack, chat_request(picture(2), "late"), timeout=0.5)
+            await events(stack, chat_request(picture(2), "late"), timeout=2.0)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert stack.llm.time_left_s is not None
+        assert 0 < stack.llm.time_left_s <= 2.0
         await asyncio.wait_for(stack.vision.idle.wait(), 5)
         await until(lambda: not stack.llm.active)
 
