@@ -80,16 +80,15 @@ class Network:
     def label_loss(self, visual: Any, labels: NDArray[np.int64]) -> Any:
         """Mean cross-entropy of the four dense labels and of the token's own place in the tile.
 
-        Linear heads read them from the visual tokens. Without the place a token says what it shows but not where,
-        and the decoder stays at chance on positions and motion.
+        Linear heads read them from the visual tokens. Without the place a token says what it shows but not
+        where, and the decoder stays at chance on positions and motion.
         """
         n, half = visual.shape[0], GRID // 2
         logits = self._linear(visual, "label").reshape([n * VISUAL_TOKENS * 4, sum(LABEL_CLASSES)])
         order = labels.reshape(n, half, 2, half, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4)
-        cells = self._linear(Normalise.apply(visual, self.shape.eps, False), "cell").reshape(
-            [-1, VISUAL_TOKENS]
-        )
-        loss, start = F.cross_entropy(cells, paddle.to_tensor(np.tile(np.arange(VISUAL_TOKENS), n))), 0
+        places = self._linear(Normalise.apply(visual, self.shape.eps, False), "cell")
+        own_place = paddle.to_tensor(np.tile(np.arange(VISUAL_TOKENS), n))
+        loss, start = F.cross_entropy(places.reshape([-1, VISUAL_TOKENS]), own_place), 0
         for k, classes in enumerate(LABEL_CLASSES):
             part = logits[:, start : start + classes]
             target = order[:, k]

@@ -22,6 +22,7 @@ class Phase:
     start_rate: float
     end_rate: float
     warm_up: int = 0
+    scale: float = 1.0
     labels_only: bool = False
     label_weight: float = 0.3
     level: Difficulty = FULL
@@ -29,15 +30,16 @@ class Phase:
 
 LABELS = {"sheet": 5.0, "several": 1.0, "written": 1.0, "small_text": 0.6}
 EVERYTHING = {
-    "one": 0.7, "several": 1.6, "crowd": 1.2, "written": 2.6, "wide": 0.8, "small_text": 1.0,
-    "images": 1.4, "counts": 0.6, "slides": 0.9, "motion": 0.7, "talk": 0.3, "sheet": 0.8,
+    "one": 0.5, "several": 2.0, "crowd": 1.5, "written": 2.2, "wide": 0.7, "small_text": 1.3,
+    "images": 1.4, "counts": 0.8, "slides": 1.0, "motion": 1.0, "talk": 0.2, "sheet": 0.5,
 }  # fmt: skip
 
 PHASES = (
-    Phase("easy labels", 800, LABELS, 1.4e-3, 1.4e-3, warm_up=100, labels_only=True, level=EASY),
-    Phase("labels", 500, LABELS, 1.4e-3, 8e-4, labels_only=True),
-    Phase("everything", 4100, EVERYTHING, 1.0e-3, 1.0e-4, warm_up=100),
-    Phase("finish", 400, EVERYTHING, 1.0e-4, 1.0e-5, label_weight=0.1),
+    Phase("easy labels", 800, LABELS, 1.4e-3, 1.4e-3, warm_up=100, scale=2.0, labels_only=True, level=EASY),
+    Phase("labels", 500, LABELS, 1.4e-3, 8e-4, scale=2.0, labels_only=True),
+    Phase("first answers", 1400, EVERYTHING, 1.0e-3, 8.5e-4, warm_up=100),
+    Phase("everything", 5000, EVERYTHING, 9.0e-4, 1.0e-4, scale=0.5),
+    Phase("finish", 500, EVERYTHING, 1.0e-4, 1.0e-5, scale=0.5, label_weight=0.1),
 )
 
 

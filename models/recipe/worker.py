@@ -63,7 +63,7 @@ class Worker:
         labels_only = phase.labels_only or task == "sheet"
         asked = 0 if labels_only else DIALOGUES
         items = []
-        for scene in batch_of_scenes(rng, task, phase.level, 2.0 if labels_only else 1.0):
+        for scene in batch_of_scenes(rng, task, phase.level, phase.scale):
             chosen = rng.permutation(len(scene.dialogues))[:asked]
             items.append((scene, [scene.dialogues[i] for i in chosen]))
         batch = build_batch(self.tokenizer, items, with_labels=True)
