@@ -24,7 +24,7 @@ from vision_service.media import DecodedMedia, MediaKind
 from vision_service.options import MediaOptions, VideoOptions, count_tiles
 from vision_service.requests import RequestReader
 from vision_service.tiling import TileGrid
-from vision_service.upload import RequestStream, receive_upload
+from vision_service.upload import receive_upload
 from vision_service.visual_id import visual_id
 
 SERVICE_NAME = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -60,8 +60,8 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Encode(
         self, request_iterator: AsyncIterator[vision_service_pb2.EncodeRequest], context: Context
     ) -> AsyncIterator[vision_service_pb2.EncodeResponse]:
-        async with RequestStream(request_iterator) as messages, self._admitted():
-            work = await self._decode(messages)
+        async with self._admitted():
+            work = await self._decode(request_iterator)
             yield vision_service_pb2.EncodeResponse(layout=work.layout)
             started = time.monotonic()
             async with aclosing(self._tiles(work)) as tiles:
@@ -87,8 +87,8 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Inspect(
         self, request_iterator: AsyncIterator[vision_service_pb2.InspectRequest], context: Context
     ) -> vision_service_pb2.InspectResponse:
-        async with RequestStream(request_iterator) as messages, self._admitted():
-            chunks = (message.chunk async for message in messages)
+        async with self._admitted():
+            chunks = (message.chunk async for message in request_iterator)
             upload = await receive_upload(chunks, self._config.requests)
             info = await self._decoder.inspect(upload.data)
         film = info.type.kind is MediaKind.VIDEO
@@ -118,7 +118,7 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             max_media_bytes=limits.max_media_bytes,
         )
 
-    async def _decode(self, messages: RequestStream[vision_service_pb2.EncodeRequest]) -> _Work:
+    async def _decode(self, messages: AsyncIterator[vision_service_pb2.EncodeRequest]) -> _Work:
         parameters = self._reader.read_open(await _first_message(messages))
         upload = await receive_upload(_chunks(messages), self._config.requests)
         started = time.monotonic()

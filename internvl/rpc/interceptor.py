@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from grpc_status.rpc_status import to_status
 from prometheus_client import Counter, Histogram
 
 from internvl.errors import InternalError, ServingError, status_code
+from internvl.rpc.request_stream import RequestStream
 from internvl.rpc.status import status_from_error
 from internvl.telemetry import get_logger
 
@@ -61,7 +62,8 @@ def _wrap(handler: Handler, method: str) -> Handler:
 
 def _single(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:
-        async with _observed(context, method):
+        request = _drainable(request)
+        async with _observed(context, method, request):
             return await behaviour(request, context)
 
     return call
@@ -69,15 +71,20 @@ def _single(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[.
 
 def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _observed(context, method), aclosing(behaviour(request, context)) as responses:
+        request = _drainable(request)
+        async with _observed(context, method, request), aclosing(behaviour(request, context)) as responses:
             async for response in responses:
                 yield response
 
     return call
 
 
+def _drainable(request: Any) -> Any:
+    return RequestStream(request) if isinstance(request, AsyncIterable) else request
+
+
 @asynccontextmanager
-async def _observed(context: Context, method: str) -> AsyncIterator[None]:
+async def _observed(context: Context, method: str, request: Any) -> AsyncIterator[None]:
     started = time.monotonic()
     code = grpc.StatusCode.OK
     try:
@@ -85,6 +92,8 @@ async def _observed(context: Context, method: str) -> AsyncIterator[None]:
     except ServingError as error:
         code = status_code(error)
         _log.info("call refused", method=method, code=code.name, reason=error.reason)
+        if isinstance(request, RequestStream):
+            await request.drain()
         await context.abort_with_status(to_status(status_from_error(error)))
     except (asyncio.CancelledError, GeneratorExit):
         code = grpc.StatusCode.CANCELLED

@@ -11,6 +11,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from internvl.errors import (
     STATUS_OF,
+    BadMedia,
+    ContextTooLong,
     InternalError,
     InvalidField,
     Overloaded,
@@ -24,6 +26,7 @@ DOMAIN = "internvl.v1"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 _CLASS_OF = {code: kind for kind, code in STATUS_OF.items()}
+_FIELD_ERRORS = {kind.reason: kind for kind in (ContextTooLong, BadMedia)}
 
 
 def status_from_error(error: ServingError) -> status_pb2.Status:
@@ -70,7 +73,8 @@ def _restore(
     error: ServingError
     if kind is InvalidField and _unpack(status, bad_request) and bad_request.field_violations:
         violation = bad_request.field_violations[0]
-        error = InvalidField(violation.field, violation.description, metadata=metadata)
+        subclass = _FIELD_ERRORS.get(info.reason, InvalidField)
+        error = subclass(violation.field, violation.description, metadata=metadata)
     elif kind is Overloaded:
         _unpack(status, retry)
         error = Overloaded(

@@ -1,0 +1,48 @@
+"""The messages a client streams in, read on for a moment after its call was refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import suppress
+from typing import Generic, Self, TypeVar
+
+M = TypeVar("M")
+
+DRAIN_S = 5.0
+DRAIN_IDLE_S = 0.2
+
+
+class RequestStream(Generic[M]):
+    """An async iterator over requests that can be drained.
+
+    A grpc.aio client that is still writing when its call ends sees INTERNAL instead of the refusal. So what
+    it sends is read and thrown away until it has finished, pauses, or goes on for too long.
+    """
+
+    def __init__(self, messages: AsyncIterable[M]) -> None:
+        self._source = messages
+        self._messages: AsyncIterator[M] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> M:
+        if self._messages is None:
+            self._messages = aiter(self._source)
+        try:
+            return await anext(self._messages)
+        except StopAsyncIteration:
+            self._ended = True
+            raise
+
+    async def drain(self) -> None:
+        """Read on until the client has finished, pauses for `DRAIN_IDLE_S` or goes on for `DRAIN_S`."""
+        if self._ended:
+            return
+        # RuntimeError: a task of the handler is reading at this very moment, and so drains the stream itself.
+        with suppress(TimeoutError, StopAsyncIteration, RuntimeError):
+            async with asyncio.timeout(DRAIN_S):
+                while True:
+                    await asyncio.wait_for(anext(self), DRAIN_IDLE_S)
