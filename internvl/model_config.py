@@ -102,8 +102,9 @@ class InternVLConfig:
 
     @property
     def tokens_per_tile(self) -> int:
-        """Visual tokens of one tile: patches, less the pixel shuffle's square."""
-        return int(self.vision.num_patches * self.downsample_ratio**2)
+        """Visual tokens of one tile of `force_image_size`: its patches, less the pixel shuffle's square."""
+        patches = (self.force_image_size // self.vision.patch_size) ** 2
+        return int(patches * self.downsample_ratio**2)
 
     @property
     def projector_input_size(self) -> int:

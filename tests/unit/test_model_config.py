@@ -72,6 +72,11 @@ def test_numbers_of_4b() -> None:
     assert config.llm.rope_scaling.type == "su"
 
 
+def test_tiles_are_as_large_as_force_image_size_says() -> None:
+    config = parse_model_config(series_config("InternVL2-4B") | {"force_image_size": 224})
+    assert (config.vision.image_size, config.tokens_per_tile) == (448, 64)
+
+
 @pytest.mark.parametrize(("section", "key"), KEYS)
 @pytest.mark.parametrize("absent", ["removed", "null"])
 def test_a_missing_key_is_named_and_never_filled_in(section: str, key: str, absent: str) -> None:
