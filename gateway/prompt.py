@@ -89,6 +89,6 @@ class Prompt:
 
 
 def _renamed(error: InvalidField, field: str) -> InvalidField:
-    renamed = InvalidField(field, error.problem, metadata=error.metadata)
+    renamed = type(error)(field, error.problem, metadata=error.metadata)
     renamed.reason = error.reason
     return renamed

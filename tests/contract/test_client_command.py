@@ -95,7 +95,7 @@ def test_stats_tell_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None
             ["a.png", "b.png"],
             ["What does each image show?", "What is in the first image?"],
         ),
-        ("async_streaming.py", ["a.png", "b.png"], ["a.png: Describe", "b.png: image."]),
+        ("async_streaming.py", ["a.png", "b.png"], ["a.png: Describe", "b.png:  image."]),
     ],
 )
 def test_examples_run_as_they_are(
