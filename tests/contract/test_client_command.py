@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +48,14 @@ def running_stack() -> Iterator[Stack]:
     finally:
         done.set()
         thread.join(20)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does; a hang fails within 20 seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def chat(*arguments: str) -> int:
@@ -117,6 +127,24 @@ def test_examples_run_as_they_are(
     assert run.returncode == 0, run.stderr
     for line in lines:
         assert line in run.stdout
+
+
+def test_ctrl_c_stops_the_answer_on_all_tiers() -> None:
+    program = "import sys; from tests.contract.test_client_command import chat; sys.exit(chat(*sys.argv[1:]))"
+    with running_stack() as stack:
+        stack.llm.gate.clear()
+        with subprocess.Popen(
+            [sys.executable, "-c", program, "one two", "--address", stack.address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        ) as asking:
+            wait_until(lambda: stack.llm.active == 1)
+            asking.send_signal(signal.SIGINT)
+            out, notes = asking.communicate(timeout=20)
+            assert (asking.returncode, out, notes) == (130, "\n", " [stopped]")
+        wait_until(lambda: stack.llm.active == 0)
 
 
 def test_no_server_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
