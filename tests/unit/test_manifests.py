@@ -91,6 +91,15 @@ def test_flags_are_the_programs_own(tier: str) -> None:
     assert config.server.metrics_listen == f"0.0.0.0:{ports['metrics']}"
 
 
+@pytest.mark.parametrize("tier", ["vision", "llm"])
+def test_models_use_the_cores_they_ask_for(tier: str) -> None:
+    container = container_of(tier)
+    threads = PARSERS[tier](container["args"]).model.threads
+    assert threads == int(container["resources"]["requests"]["cpu"]), (
+        "without it, one thread for each core of the node"
+    )
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_stopping_fits_into_the_termination_grace(tier: str) -> None:
     pre_stop = container_of(tier)["lifecycle"]["preStop"]["sleep"]["seconds"]
