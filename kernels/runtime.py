@@ -152,8 +152,8 @@ def _check_gpu(device: Device) -> None:
 def _suitable_threads(config: InternVLConfig | None) -> int:
     """One thread for a model whose products are too small to share, all cores for any other.
 
-    The embedded model decodes with 4 ms of CPU time a token on one thread and 9 ms on two, which wait for each
-    other at every operator; eight sequences at once take 13 and 44 ms.
+    The embedded model decodes with 4 ms of CPU time a token on one thread and 9 ms on two, which wait for
+    each other at every operator; eight sequences at once take 13 and 44 ms.
     """
     cores = len(os.sched_getaffinity(0))
     if config is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -15,14 +17,6 @@ from llm_service.model.runner import ModelRunner
 
 CONFIG = small_config(llm={"num_attention_heads": 6, "num_key_value_heads": 2})
 WEIGHTS = random_weights(CONFIG, seed=11)
-
-
-RELEASED_HEADS = {
-    "hidden_size": 192,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -106,44 +100,70 @@ def test_truncated_cache_continues_as_if_never_longer(runner, assert_parity):
     assert_parity("cache: truncated", logits, whole(runner, ids)[12:])
 
 
-def test_crossing_while_decoding_recomputes(assert_parity, assert_breaks_parity):
-    """From 4,097 tokens on every key is rotated with the long factors, as if the cache had never been.
+@pytest.mark.parametrize(("limit", "layers"), [(96, 3), (4096, 1)])
+def test_crossing_while_decoding_recomputes(limit, layers, assert_parity):
+    """Past the trained length every key is rotated with the long factors, as if the cache had never been.
 
     The judge is transformers' generate() without a cache. With one, 4.57 recomputes at the same token but
     under the mask of a single query, so that its recomputed prompt is no longer causal (docs/parity.md).
     """
-    config = small_config(llm=RELEASED_HEADS)
+    config = crossing_config(limit, layers)
     weights = random_weights(config, seed=12)
-    ids = random_ids(4095, config=config)
-    generated = decoder_oracle(config.llm, weights).generate(
+    ids = random_ids(limit - 1, config=config)
+    tokens, expected = generated_without_cache(config, weights, ids, count=4)
+
+    ours = decode(ModelRunner.load(decoder_part(weights), config), ids, tokens, recompute=True)
+
+    assert_parity(f"cache: crossing {limit} while decoding", ours, expected)
+    np.testing.assert_array_equal(ours.argmax(-1), tokens)
+
+
+def test_crossing_without_recomputation_breaks_parity(assert_parity, assert_breaks_parity):
+    config = crossing_config(limit=96, layers=3)
+    weights = random_weights(config, seed=12)
+    ids = random_ids(95, config=config)
+    tokens, expected = generated_without_cache(config, weights, ids, count=4)
+
+    ours = decode(ModelRunner.load(decoder_part(weights), config), ids, tokens, recompute=False)
+
+    assert_parity("cache: up to the crossing", ours[:2], expected[:2])
+    assert_breaks_parity(ours[2:], expected[2:])
+
+
+def crossing_config(limit: int, layers: int) -> InternVLConfig:
+    """Heads and factors of the released model, trained on `limit` tokens."""
+    heads = {"hidden_size": 192, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return small_config(llm=heads | {"num_hidden_layers": layers, "original_max_position_embeddings": limit})
+
+
+def generated_without_cache(
+    config: InternVLConfig, weights: Mapping[str, np.ndarray], ids: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy tokens [count] and their logits [count, vocab] from transformers."""
+    output = decoder_oracle(config.llm, weights).generate(
         torch.from_numpy(ids)[None],
         attention_mask=torch.ones(1, len(ids)),  # or id 0 would count as padding
-        max_new_tokens=4,
+        max_new_tokens=count,
         do_sample=False,
         use_cache=False,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    expected = torch.cat(generated.logits).numpy()
-    tokens = generated.sequences[0, 4095:].numpy()
-    runner = ModelRunner.load(decoder_part(weights), config)
+    return output.sequences[0, len(ids) :].numpy(), torch.cat(output.logits).numpy()
 
-    def decode(recompute: bool) -> np.ndarray:
-        cache, history = runner.new_cache(4098), ids
-        regime = regime_for(len(history), config)
-        logits = [runner.forward([Chunk(history, (), cache, regime)])]
-        for token in tokens[:-1]:
-            history = np.append(history, token)
-            if recompute and regime_for(len(history), config) is not regime:
-                regime = regime_for(len(history), config)
-                cache.truncate(0)
-            logits.append(runner.forward([Chunk(history[cache.length :], (), cache, regime)]))
-        return np.concatenate(logits)
 
-    ours = decode(recompute=True)
-    assert_parity("cache: crossing 4096 while decoding", ours, expected)
-    np.testing.assert_array_equal(ours.argmax(-1), tokens)
-    assert_breaks_parity(decode(recompute=False)[2:], expected[2:])
+def decode(runner: ModelRunner, ids: np.ndarray, tokens: np.ndarray, recompute: bool) -> np.ndarray:
+    """Logits [tokens, vocab] of the prompt and then each token, with the engine's policy or without."""
+    cache, history = runner.new_cache(len(ids) + len(tokens)), ids
+    regime = regime_for(len(history), runner.config)
+    logits = [runner.forward([Chunk(history, (), cache, regime)])]
+    for token in tokens[:-1]:
+        history = np.append(history, token)
+        if recompute and regime_for(len(history), runner.config) is not regime:
+            regime = regime_for(len(history), runner.config)
+            cache.truncate(0)
+        logits.append(runner.forward([Chunk(history[cache.length :], (), cache, regime)]))
+    return np.concatenate(logits)
 
 
 def test_cache_refuses_what_would_corrupt_it(runner):

@@ -18,7 +18,7 @@ from llm_service.model.rope import RopeRegime, regime_for
 from llm_service.model.runner import ModelRunner
 from vision_service.model.encoder import VisionEncoder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # bfloat16, as released: both sides compute in float32 on the same rounded weights.
 TWO_LAYERS = replace(RELEASED, llm=replace(RELEASED.llm, num_hidden_layers=2))
