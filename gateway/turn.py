@@ -58,9 +58,8 @@ class TurnRequest:
 class StaleLayout(Unavailable):
     """The vision tier gives another `visual_id` than it did before: its model was replaced."""
 
-    def __init__(self, media: Media) -> None:
+    def __init__(self) -> None:
         super().__init__("the vision service changed its model during the turn; ask again")
-        self.media = media
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +87,10 @@ class Turn:
         """
         try:
             return await self._attempt()
-        except StaleLayout as stale:
+        except StaleLayout:
             # Nothing was emitted yet: layouts are compared before the turn is announced.
-            self._tiers.layouts.forget(stale.media)
+            for visual in self._visuals:
+                self._tiers.layouts.forget(visual.media)
         return await self._attempt()
 
     async def _attempt(self) -> Answer:
@@ -133,8 +133,7 @@ class Turn:
     ) -> list[_Supply]:
         """A source for everything that is needed, in that order; work on anything else stops."""
         by_id = {layouts[visual.media].visual_id: visual for visual in reversed(self._visuals)}
-        unknown = [need.visual_id for need in needed if need.visual_id not in by_id]
-        if unknown:
+        if any(need.visual_id not in by_id for need in needed):
             raise InternalError("the language service asked for embeddings that are not part of the prompt")
         wanted = {by_id[need.visual_id].media for need in needed}
         for media, source in sources.items():
@@ -147,7 +146,7 @@ class Turn:
             if source is None:
                 source = await self._open_source(visual, need.first_tile, stack)
             if source.layout.visual_id != need.visual_id:
-                raise StaleLayout(visual.media)
+                raise StaleLayout
             return _Supply(source, need.first_tile)
 
         return await together(meet(need) for need in needed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
@@ -48,7 +48,6 @@ class VisionBackend:
             yield EncodeStream(call)
         finally:
             call.cancel()
-            await requests.aclose()
 
     async def inspect(self, file: BinaryIO, deadline: Deadline) -> vision_service_pb2.InspectResponse:
         """What a stored file is; the contract's own message, because the public answer carries it on."""
@@ -102,7 +101,7 @@ class EncodeStream:
 
 async def _encode_requests(
     file: BinaryIO, options: MediaOptions, first_tile: int
-) -> AsyncGenerator[vision_service_pb2.EncodeRequest]:
+) -> AsyncIterator[vision_service_pb2.EncodeRequest]:
     opening = vision_service_pb2.EncodeOpen(size_bytes=_length(file))
     if first_tile:
         opening.first_tile = first_tile

@@ -48,6 +48,7 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         encoded: `(file, first_tile)` of every Encode.
         frames: every tile sent, serialised.
         active: Encode calls under way.
+        reading: cleared, it takes no files.
         gate: cleared, it holds tiles back.
         model: part of every visual id.
         fail_at: tile number at which `failure` is raised.
@@ -59,6 +60,8 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         self.frames: list[bytes] = []
         self.active = 0
         self.idle = asyncio.Event()
+        self.reading = asyncio.Event()
+        self.reading.set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.model = "encoder-1"
@@ -82,6 +85,7 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         self, requests: AsyncIterator[vision_service_pb2.EncodeRequest]
     ) -> AsyncIterator[vision_service_pb2.EncodeResponse]:
         opening = (await anext(requests)).open
+        await self.reading.wait()
         file = b"".join([request.chunk async for request in requests])
         self.encoded.append((file, opening.first_tile))
         if opening.size_bytes != len(file):

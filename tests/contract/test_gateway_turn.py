@@ -182,12 +182,15 @@ async def test_tiles_wait_in_the_vision_tier_while_the_language_tier_takes_none(
 @bounded
 async def test_replaced_encoder_is_noticed_and_the_turn_starts_over() -> None:
     async with gateway_stack() as stack:
-        await events(stack, chat_request(picture(2), "first"))
+        shown = (picture(2, "a"), picture(1, "b"))
+        await events(stack, chat_request(*shown, "first"))
         stack.vision.model = "encoder-2"
         stack.llm.cached.clear()
-        received = await events(stack, chat_request(picture(2), "second"))
-        assert kinds(received) == ["started", "encoding", "encoding", "delta", "result"]
-        assert stack.llm.opened[-1].messages[0].parts[0].visual == received[0].started.layouts[0]
+        received = await events(stack, chat_request(*shown, "second"))
+        assert kinds(received) == ["started", "encoding", "encoding", "encoding", "delta", "result"]
+        parts = stack.llm.opened[-1].messages[0].parts
+        assert [part.visual for part in parts[:2]] == list(received[0].started.layouts)
+        assert len(stack.llm.opened) == 3
 
 
 @bounded
@@ -219,6 +222,17 @@ async def test_client_cancel_reaches_both_tiers(moment: str) -> None:
         call.cancel()
         await asyncio.wait_for(stack.vision.idle.wait(), 5)
         await until(lambda: not stack.llm.active)
+
+
+@bounded
+async def test_client_that_leaves_while_its_file_is_on_its_way_ends_the_encode() -> None:
+    async with gateway_stack() as stack:
+        stack.vision.reading.clear()
+        call = stack.chat.Chat(chat_request(picture(1, "x" * (6 * 2**20)), "look"))
+        await until(lambda: stack.vision.active)
+        call.cancel()
+        await asyncio.wait_for(stack.vision.idle.wait(), 5)
+        assert stack.vision.encoded == []
 
 
 @bounded
