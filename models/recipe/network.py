@@ -54,7 +54,7 @@ class Network:
         return self._linear(Gelu.apply(self._linear(x, "mlp1.1")), "mlp1.3")
 
     def hidden(self, batch: Batch, visual: Any) -> tuple[Any, Any]:
-        """Decoder states [B * S, width] after the last norm, and those after the first half of the layers."""
+        """Decoder states [B * S, width] after the last norm, and those after the first layer."""
         s, p = self.shape, self.p
         table = p["embed"]
         if visual is not None:
@@ -62,16 +62,16 @@ class Network:
         b, length = batch.gather.shape
         x = paddle.gather(table, paddle.to_tensor(batch.gather.reshape(-1))).reshape([b, length, s.width])
         rope = tuple(t[batch.positions][:, None] for t in self._rope)
-        middle = x
+        early = x
         for i in range(s.layers):
             h = self._linear(Normalise.apply(x, s.eps, False), f"decoder.{i}.qkv")
             h = Attention.apply(h, s.width // s.head, rope, batch.mask)
             x = x + self._linear(h, f"decoder.{i}.o")
             h = self._linear(Normalise.apply(x, s.eps, False), f"decoder.{i}.gate_up")
             x = x + self._linear(GatedSilu.apply(h), f"decoder.{i}.down")
-            if i == s.layers // 2 - 1:
-                middle = x
-        return Normalise.apply(x, s.eps, False).reshape([-1, s.width]), middle.reshape([-1, s.width])
+            if i == 0:
+                early = x
+        return Normalise.apply(x, s.eps, False).reshape([-1, s.width]), early.reshape([-1, s.width])
 
     def answer_logits(self, batch: Batch, hidden: Any) -> Any:
         """Logits [A, vocabulary] at the answer positions."""
@@ -98,8 +98,8 @@ class Network:
             start += classes
         return loss
 
-    def number_loss(self, batch: Batch, middle: Any) -> Any:
-        """Cross-entropy of "which picture is this visual token of", read half-way through the decoder."""
-        rows = paddle.gather(middle, paddle.to_tensor(batch.visual_rows))
+    def number_loss(self, batch: Batch, early: Any) -> Any:
+        """Cross-entropy of "which picture is this visual token of", read after the first decoder layer."""
+        rows = paddle.gather(early, paddle.to_tensor(batch.visual_rows))
         rows = Normalise.apply(rows, self.shape.eps, False)
         return F.cross_entropy(self._linear(rows, "number"), paddle.to_tensor(batch.image_number))

@@ -6,7 +6,6 @@ from typing import TypeVar
 import numpy as np
 
 from models.recipe.drawing import COLOUR_NAMES, Canvas, Picture, Rng, is_visible
-from models.recipe.fonts import FONT_NAMES
 
 T = TypeVar("T")
 
@@ -48,12 +47,12 @@ class Thing:
 class Difficulty:
     """How hard the texts are: faces, pixel sizes, share of random letter strings, most digits and letters."""
 
-    fonts: int = len(FONT_NAMES)
-    min_size: int = 24
+    fonts: int = 4
+    min_size: int = 28
     max_size: int = 40
-    random_letters: float = 0.4
-    max_digits: int = 4
-    max_letters: int = 5
+    random_letters: float = 0.15
+    max_digits: int = 3
+    max_letters: int = 4
     colourful: bool = True
 
 

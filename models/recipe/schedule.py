@@ -30,16 +30,16 @@ class Phase:
 
 LABELS = {"sheet": 5.0, "several": 1.0, "written": 1.0, "small_text": 0.6}
 EVERYTHING = {
-    "one": 0.5, "several": 2.0, "crowd": 1.5, "written": 2.2, "wide": 0.7, "small_text": 1.3,
-    "images": 1.4, "counts": 0.8, "slides": 1.0, "motion": 1.0, "talk": 0.2, "sheet": 0.5,
+    "one": 0.3, "several": 1.7, "crowd": 1.3, "written": 2.4, "wide": 0.6, "small_text": 1.4,
+    "images": 1.0, "counts": 0.8, "slides": 1.0, "motion": 1.0, "talk": 0.15, "sheet": 2.5,
 }  # fmt: skip
 
 PHASES = (
-    Phase("easy labels", 800, LABELS, 1.4e-3, 1.4e-3, warm_up=100, scale=2.0, labels_only=True, level=EASY),
-    Phase("labels", 500, LABELS, 1.4e-3, 8e-4, scale=2.0, labels_only=True),
+    Phase("easy labels", 800, LABELS, 1.4e-3, 1.4e-3, warm_up=100, labels_only=True, level=EASY),
+    Phase("labels", 500, LABELS, 1.4e-3, 8e-4, labels_only=True),
     Phase("first answers", 1400, EVERYTHING, 1.0e-3, 8.5e-4, warm_up=100),
-    Phase("everything", 5000, EVERYTHING, 9.0e-4, 1.0e-4, scale=0.5),
-    Phase("finish", 500, EVERYTHING, 1.0e-4, 1.0e-5, scale=0.5, label_weight=0.1),
+    Phase("everything", 5700, EVERYTHING, 7.0e-4, 6.0e-5, scale=0.5, label_weight=1.0),
+    Phase("finish", 500, EVERYTHING, 6.0e-5, 1.0e-5, scale=0.5, label_weight=0.3),
 )
 
 

@@ -40,7 +40,7 @@ TASKS = (
 )
 
 
-ROWS = {"one": 24, "several": 20, "crowd": 24, "written": 28, "talk": 24, "sheet": 26}
+ROWS = {"one": 24, "several": 20, "crowd": 24, "written": 28, "talk": 24, "sheet": 60}
 
 
 TILE_BUDGET = 44

@@ -19,7 +19,7 @@ from models.recipe.tokens import Tokenizer
 
 DIALOGUES = 5
 VISION_RATE = 0.6
-NUMBER_WEIGHT = 0.1
+NUMBER_WEIGHT = 0.3
 NUMBERED = ("images", "counts", "slides", "motion")
 
 
@@ -77,14 +77,16 @@ class Worker:
             loss = label if labels_only else label * phase.label_weight
         needed = set(self.vision_names) if seeing else set()
         if not labels_only:
-            hidden, middle = self.network.hidden(batch, visual)
+            hidden, early = self.network.hidden(batch, visual)
             answer = F.cross_entropy(
                 self.network.answer_logits(batch, hidden), paddle.to_tensor(batch.targets)
             )
             report[task] = float(answer)
             loss = loss + answer
             if task in NUMBERED:
-                loss = loss + NUMBER_WEIGHT * self.network.number_loss(batch, middle)
+                number = self.network.number_loss(batch, early)
+                report["number"] = float(number)
+                loss = loss + NUMBER_WEIGHT * number
             needed |= {n for n in self.layout.shapes if n.startswith(("decoder", "embed", "head"))}
         loss.backward()
         self._collect(needed)
