@@ -18,7 +18,7 @@ from llm_service.engine.request import SamplingParams
 
 Logits: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int64]
-Weights: TypeAlias = NDArray[np.float64]
+Weights: TypeAlias = NDArray[np.float32]
 
 
 def sample(
@@ -76,30 +76,29 @@ def _forbid_early_stop(logits: Logits, params: SamplingParams, generated: int) -
 
 def _candidates(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
     """The tokens that may be drawn, by rising id, and their weights (not normalised)."""
-    scaled = logits.astype(np.float64) / params.temperature
-    weights = np.exp(scaled - scaled.max())
-    ids = _top_p(_top_k(weights, params.top_k), weights, params.top_p)
-    ids = np.sort(ids[weights[ids] >= params.min_p])  # the likeliest token's weight is 1
+    weights = np.exp((logits - logits.max()) / np.float32(params.temperature))
+    ids: Ids = np.arange(len(weights))
+    if 0 < params.top_k < len(weights):
+        ids = _top_k(weights, params.top_k)
+    if params.top_p < 1:
+        ids = _top_p(ids, weights, params.top_p)
+    if params.min_p > 0:
+        ids = ids[weights[ids] >= params.min_p]  # the likeliest token's weight is 1
     return ids, weights[ids]
 
 
 def _top_k(weights: Weights, k: int) -> Ids:
-    if not 0 < k < len(weights):
-        return np.arange(len(weights))
     smallest = np.partition(weights, -k)[-k]
-    return _likeliest_first(np.flatnonzero(weights >= smallest), weights)[:k]
+    return np.sort(_likeliest_first(np.flatnonzero(weights >= smallest), weights)[:k])
 
 
 def _top_p(ids: Ids, weights: Weights, p: float) -> Ids:
-    if p >= 1:
-        return ids
-    total = weights[ids].sum()
+    total = weights[ids].sum(dtype=np.float64)
     # Tokens below (1 - p) / n of the total add up to less than 1 - p of it, so the others reach p without
     # them, and the long tail of the vocabulary need not be sorted.
     ids = _likeliest_first(ids[weights[ids] >= (1 - p) / len(ids) * total], weights)
-    before = np.cumsum(weights[ids]) - weights[ids]
-    nucleus: Ids = ids[before < p * total]
-    return nucleus
+    reached = np.cumsum(weights[ids], dtype=np.float64)
+    return np.sort(ids[reached - weights[ids] < p * total])
 
 
 def _likeliest_first(ids: Ids, weights: Weights) -> Ids:
@@ -109,6 +108,6 @@ def _likeliest_first(ids: Ids, weights: Weights) -> Ids:
 
 def _draw(ids: Ids, weights: Weights, seed: int, position: int) -> int:
     """Invert the cumulative distribution, in the order of ids: rounding noise never reorders it."""
-    cumulative = np.cumsum(weights)
+    cumulative = np.cumsum(weights, dtype=np.float64)
     index = np.searchsorted(cumulative, uniform(seed, position) * cumulative[-1], side="right")
     return int(ids[min(index, len(ids) - 1)])
