@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ _PROBE_TIMEOUT_S = 0.5
 
 
 class LaunchError(Exception):
-    """A service was not ready in time or ended by itself; the message names it and ends with its log."""
+    """A service could not start, was not ready in time or ended by itself; the message names it."""
 
 
 class Stack:
@@ -102,7 +103,7 @@ def launch(config: LaunchConfig, *, log: Log | None = None, report: Report | Non
         report: takes one line for each service that becomes ready.
 
     Raises:
-        LaunchError: a service ended or did not become ready in time; all others are stopped.
+        LaunchError: an address is taken, or a service ended or was not ready in time; all others are stopped.
         OSError: the log directory cannot be written.
     """
     with launch_services(plan_services(config), config, log=log, report=report) as stack:
@@ -121,11 +122,23 @@ def launch_services(
     with ExitStack() as exits:
         if config.log_dir is not None:
             log = exits.enter_context(log_to_directory(config.log_dir))
+        _check_free(services)
         stack = Stack(services, log or _drop)
         # A service may use its whole grace period; what is left after that and a second to exit is killed.
         exits.callback(stack.stop, config.grace_s + 1.0)
         stack.wait_ready(config.ready_timeout_s, report or _ignore)
         yield stack
+
+
+def _check_free(services: Sequence[Service]) -> None:
+    """Refuse addresses that are taken: their owner would answer our health probes in the services' place."""
+    for service in services:
+        host, _, port = service.address.rpartition(":")
+        try:
+            socket.create_server((host, int(port))).close()
+        except OSError:
+            problem = f"{service.address} for {service.name} is taken; --ports auto picks free ones"
+            raise LaunchError(problem) from None
 
 
 def _died(process: ServiceProcess) -> LaunchError:

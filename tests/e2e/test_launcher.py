@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,6 +70,15 @@ def test_service_that_cannot_start_is_named_with_its_log() -> None:
     failure = r"(?s)llm ended by itself \(exit code 3\).*llm: no model here"
     with pytest.raises(LaunchError, match=failure), launch_services(services(llm="fails"), CONFIG):
         pytest.fail("never ready")
+
+
+def test_taken_address_is_refused_before_anything_starts() -> None:
+    planned = services()
+    host, _, port = planned[1].address.rpartition(":")
+    failure = f"{planned[1].address} for llm is taken"
+    taken = socket.create_server((host, int(port)))
+    with taken, pytest.raises(LaunchError, match=failure), launch_services(planned, CONFIG):
+        pytest.fail("never started")
 
 
 def test_service_that_is_never_ready_is_named() -> None:
