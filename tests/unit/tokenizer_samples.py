@@ -191,9 +191,14 @@ def write_json(file: Path, value: Any) -> None:
 def model_config(vocab_size: int, tokens_per_tile: int = 4) -> InternVLConfig:
     """The 4B model with another vocabulary and smaller tiles."""
     config = parse_model_config(series_config("InternVL2-4B"))
-    side = round((tokens_per_tile / config.downsample_ratio**2) ** 0.5)
-    vision = replace(config.vision, image_size=side * config.vision.patch_size)
-    return replace(config, vision=vision, llm=replace(config.llm, vocab_size=vocab_size))
+    patches_per_side = round((tokens_per_tile / config.downsample_ratio**2) ** 0.5)
+    size = patches_per_side * config.vision.patch_size
+    return replace(
+        config,
+        force_image_size=size,
+        vision=replace(config.vision, image_size=size),
+        llm=replace(config.llm, vocab_size=vocab_size),
+    )
 
 
 def _strips(content: str) -> bool:
