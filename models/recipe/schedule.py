@@ -30,8 +30,8 @@ class Phase:
 
 LABELS = {"sheet": 5.0, "several": 1.0, "written": 1.0, "small_text": 0.6}
 EVERYTHING = {
-    "one": 0.3, "several": 1.7, "crowd": 1.3, "written": 2.4, "wide": 0.6, "small_text": 1.4,
-    "images": 1.0, "counts": 0.8, "slides": 1.0, "motion": 1.0, "talk": 0.15, "sheet": 2.5,
+    "one": 0.2, "several": 2.4, "crowd": 2.0, "written": 2.0, "wide": 0.8, "small_text": 1.6,
+    "images": 1.0, "counts": 0.8, "slides": 1.5, "motion": 0.5, "talk": 0.1, "sheet": 1.8,
 }  # fmt: skip
 
 PHASES = (

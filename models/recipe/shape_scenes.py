@@ -62,7 +62,7 @@ def several_shapes(rng: Rng, size: Size) -> Scene:
     ]
     if n <= 3:
         caption = say.listed([say.article(t.name) for t in things])
-        dialogues += [single_turn("caption", ask(rng, say.CAPTION), caption)] * 2
+        dialogues += [single_turn("caption", ask(rng, say.CAPTION), caption)] * 3
     return Scene("image", (draw_things(rng, size, dark, things),), tuple(dialogues))
 
 

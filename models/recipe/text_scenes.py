@@ -56,7 +56,7 @@ def small_text(rng: Rng, grid: Size, level: Difficulty) -> Scene:
     canvas = Canvas(rng, columns * 112, rows * 112, dark)
     what, text = _some_text(rng, level)
     font = pick(rng, FONT_NAMES[: level.fonts])
-    pixels = int(rng.integers(26, 32))
+    pixels = int(rng.integers(28, 33))
     cells = [int(c) for c in rng.permutation(columns * rows)]
     home = cells[0]
     things = []
