@@ -24,7 +24,7 @@ from vision_service.media import DecodedMedia, MediaKind
 from vision_service.options import MediaOptions, VideoOptions, count_tiles
 from vision_service.requests import RequestReader
 from vision_service.tiling import TileGrid
-from vision_service.upload import receive_upload
+from vision_service.upload import arriving_in_time, receive_upload
 from vision_service.visual_id import visual_id
 
 SERVICE_NAME = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -89,7 +89,8 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     ) -> vision_service_pb2.InspectResponse:
         async with self._admitted():
             chunks = (message.chunk async for message in request_iterator)
-            upload = await receive_upload(chunks, self._config.requests)
+            async with arriving_in_time(self._config.requests):
+                upload = await receive_upload(chunks, self._config.requests)
             info = await self._decoder.inspect(upload.data)
         film = info.type.kind is MediaKind.VIDEO
         return vision_service_pb2.InspectResponse(
@@ -119,8 +120,9 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
         )
 
     async def _decode(self, messages: AsyncIterator[vision_service_pb2.EncodeRequest]) -> _Work:
-        parameters = self._reader.read_open(await _first_message(messages))
-        upload = await receive_upload(_chunks(messages), self._config.requests)
+        async with arriving_in_time(self._config.requests):
+            parameters = self._reader.read_open(await _first_message(messages))
+            upload = await receive_upload(_chunks(messages), self._config.requests)
         started = time.monotonic()
         media = await self._decoder.decode(upload.data, parameters.options)
         _check_first_tile(parameters.first_tile, media)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from internvl.errors import BadMedia, DeadlineExceeded
@@ -35,21 +36,30 @@ class Upload:
         return str(self._digest.hexdigest())
 
 
+@asynccontextmanager
+async def arriving_in_time(limits: RequestLimits) -> AsyncIterator[None]:
+    """Bound the block that reads a request: a silent client must not hold a place for ever.
+
+    Raises:
+        DeadlineExceeded: it took longer than a file may take to arrive.
+    """
+    try:
+        async with asyncio.timeout(limits.upload_timeout_s):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(f"the file was not complete within {limits.upload_timeout_s:g} s") from None
+
+
 async def receive_upload(chunks: AsyncIterator[bytes], limits: RequestLimits) -> Upload:
     """Collect a file until the client half-closes.
 
     Raises:
         BadMedia: the file is empty, or over the limit; the latter is noticed as soon as it is.
-        DeadlineExceeded: it took too long to arrive.
     """
     upload = Upload()
-    try:
-        async with asyncio.timeout(limits.upload_timeout_s):
-            async for chunk in chunks:
-                check_media_bytes(len(upload.data) + len(chunk), limits, "chunk")
-                upload.add(chunk)
-    except TimeoutError:
-        raise DeadlineExceeded(f"the file was not complete within {limits.upload_timeout_s:g} s") from None
+    async for chunk in chunks:
+        check_media_bytes(len(upload.data) + len(chunk), limits, "chunk")
+        upload.add(chunk)
     if not upload.data:
         raise BadMedia("chunk", "the file is empty")
     return upload

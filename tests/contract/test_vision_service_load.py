@@ -150,11 +150,13 @@ def test_cancelling_an_upload_frees_its_place(vision_checkpoint: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_an_upload_must_arrive_in_time(vision_checkpoint: Path) -> None:
+@pytest.mark.parametrize("silent_from", ["the start", "the open message"])
+def test_an_upload_must_arrive_in_time(vision_checkpoint: Path, silent_from: str) -> None:
     async def scenario() -> None:
         async with vision_stub(with_limits(config_of(vision_checkpoint), upload_timeout_s=0.2)) as stub:
-            call = stub.Encode(timeout=60)
-            await call.write(vision_service_pb2.EncodeRequest(open=image()))
+            call = stub.Encode(timeout=20)
+            if silent_from == "the open message":
+                await call.write(vision_service_pb2.EncodeRequest(open=image()))
             with pytest.raises(grpc.RpcError) as failed:
                 await call.read()
             error = error_from_rpc(failed.value, "vision service")
