@@ -103,7 +103,7 @@ protos-release: .venv/check.stamp ## make today's protos the ones that later cha
 
 .venv/runtime.stamp: $(LOCKS)/runtime.lock pyproject.toml | .venv/pyvenv.cfg
 	$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/runtime.lock
-	$(BIN)/python $(PIP) --no-deps --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python $(PIP) --no-deps --editable .
 	@touch $@
 
 .venv/test.stamp: $(LOCKS)/test.lock .venv/runtime.stamp
