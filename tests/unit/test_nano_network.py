@@ -20,9 +20,9 @@ from models.recipe.evaluate import training_parameters
 from models.recipe.export import write_checkpoint
 from models.recipe.network import Network
 from models.recipe.scene_parts import FULL
-from models.recipe.tasks import batch_of_scenes
 from models.recipe.seeds import TRAINING, stream
 from models.recipe.sizes import Shape, initial_parameters
+from models.recipe.tasks import batch_of_scenes
 from models.recipe.tokens import Tokenizer, build_tokenizer
 
 

@@ -14,8 +14,8 @@ from models.recipe.drawing import CHARACTERS, SHAPES, Canvas
 from models.recipe.export import model_config
 from models.recipe.heldout import SKILLS, draw_case, make_case
 from models.recipe.scene_parts import FULL
-from models.recipe.tasks import TASKS, batch_of_scenes
 from models.recipe.sizes import Shape
+from models.recipe.tasks import TASKS, batch_of_scenes
 from models.recipe.tokens import ADDED_TOKENS, SYSTEM_TEXT, Tokenizer, build_tokenizer, tokenizer_files
 from models.recipe.video import decode_video, frame_indices
 from vision_service.preprocessing import cut_tiles, normalise
