@@ -102,26 +102,29 @@ protos-release: .venv/check.stamp ## make today's protos the ones that later cha
 	$(PYTHON) -m venv .venv
 
 .venv/runtime.stamp: $(LOCKS)/runtime.lock pyproject.toml | .venv/pyvenv.cfg
-	$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/runtime.lock
-	PYTHONWARNINGS=ignore $(BIN)/python $(PIP) --no-deps --editable .
+	@echo 'Installing what the services need, once: 1.3 GB on disk'
+	@$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/runtime.lock
+	@PYTHONWARNINGS=ignore $(BIN)/python $(PIP) --no-deps --editable .
 	@touch $@
 
 .venv/test.stamp: $(LOCKS)/test.lock .venv/runtime.stamp
-	$(BIN)/python $(PIP) -r $(LOCKS)/test.lock
+	@echo 'Installing what the tests need, once: torch and transformers among it'
+	@$(BIN)/python $(PIP) -r $(LOCKS)/test.lock
 	@touch $@
 
 .venv/check.stamp: $(LOCKS)/check.lock | .venv/pyvenv.cfg
-	$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/check.lock
+	@echo 'Installing the checkers, once'
+	@$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/check.lock
 	@touch $@
 
 .venv-protos/stamp: $(LOCKS)/protos.lock
 	$(PYTHON) -m venv .venv-protos
-	.venv-protos/bin/python $(PIP) --require-hashes -r $(LOCKS)/protos.lock
+	@.venv-protos/bin/python $(PIP) --require-hashes -r $(LOCKS)/protos.lock
 	@touch $@
 
 .venv-client/stamp: $(LOCKS)/client-floor.lock pyproject.toml
 	$(PYTHON) -m venv .venv-client
-	.venv-client/bin/python $(PIP) --require-hashes -r $(LOCKS)/client-floor.lock
+	@.venv-client/bin/python $(PIP) --require-hashes -r $(LOCKS)/client-floor.lock
 	@touch $@
 
 # One file per set of packages, each held to the versions of the ones before it. test.lock leaves out what a CUDA
