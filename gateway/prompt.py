@@ -11,6 +11,7 @@ from gateway.content import Media, Message
 from internvl.errors import InternalError, InvalidField, NotFound
 
 _LLM_MESSAGE = re.compile(r"messages\[(\d+)\]")
+_VISION_OPTION = re.compile(r"(?:open|items\[0\])\.(?:image|video)\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,10 @@ class Visual:
             raise NotFound(f"{self.field}: {error.message}") from error
 
     def _public_field(self, field: str) -> str:
-        """`open.image.max_tiles` is an option of this part; everything else is about the file."""
-        prefix = f"open.{self.media.kind}."
-        return (
-            f"{self.field}.options.{field.removeprefix(prefix)}" if field.startswith(prefix) else self.field
-        )
+        """`open.image.max_tiles` of an encode, or `items[0].image.max_tiles` of a plan, is an option of this
+        part; everything else is about the file."""
+        option = _VISION_OPTION.fullmatch(field)
+        return f"{self.field}.options.{option[1]}" if option else self.field
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import grpc
 from gateway.content import ImageOptions, Layout, MediaOptions
 from gateway.tier_calls import Deadline, next_message, response_of
 from gateway.wire import image_options_to_proto, layout_from_proto, video_options_to_proto
-from internvl.errors import InternalError
-from internvl.v1 import vision_service_pb2, vision_service_pb2_grpc
+from internvl.errors import BadMedia, InternalError
+from internvl.v1 import content_pb2, vision_service_pb2, vision_service_pb2_grpc
 
 _PEER = "vision service"
 _SERVICE = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -55,8 +55,13 @@ class VisionBackend:
         return await response_of(call, _PEER)
 
     async def plan(self, file: BinaryIO, options: MediaOptions, deadline: Deadline) -> Layout:
-        """The layout that encoding a stored file would give, without its `visual_id`."""
+        """The layout that encoding a stored file would give, without its `visual_id`.
+
+        Raises:
+            BadMedia: a film where a picture was announced or the reverse, as `encode` would.
+        """
         info = await self.inspect(file, deadline)
+        _check_kind(info, options)
         item = vision_service_pb2.PlanItem(width=info.width, height=info.height)
         if isinstance(options, ImageOptions):
             item.image.CopyFrom(image_options_to_proto(options))
@@ -97,6 +102,13 @@ class EncodeStream:
     def cancel(self) -> None:
         """Stop the vision tier's work."""
         self._call.cancel()
+
+
+def _check_kind(info: vision_service_pb2.InspectResponse, options: MediaOptions) -> None:
+    is_film = info.kind == content_pb2.MEDIA_KIND_VIDEO
+    if is_film is isinstance(options, ImageOptions):
+        expected, found = ("picture", "film") if is_film else ("film", "picture")
+        raise BadMedia("chunk", f"expected a {expected}, found a {found} ({info.media_type})")
 
 
 async def _encode_requests(

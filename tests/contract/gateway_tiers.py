@@ -111,6 +111,9 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
     async def Plan(
         self, request: vision_service_pb2.PlanRequest, context: Context
     ) -> vision_service_pb2.PlanResponse:
+        for number, item in enumerate(request.items):
+            if item.image.HasField("max_tiles") and not item.image.max_tiles:
+                raise InvalidField(f"items[{number}].image.max_tiles", "must be at least 1, got 0")
         layouts = [
             content_pb2.VisualLayout(tiles=item.width, tokens_per_tile=TOKENS_PER_TILE)
             for item in request.items

@@ -149,6 +149,23 @@ async def test_picture_options_are_named_as_the_client_wrote_them() -> None:
         assert field(error) == "messages[0].parts[1].image.options.max_tiles"
 
 
+@bounded
+async def test_plan_refuses_what_the_turn_would_by_the_same_field() -> None:
+    async with gateway_stack() as stack:
+        part = image(data=picture(2))
+        part.image.options.max_tiles = 0
+        film = content_pb2.Part(video=content_pb2.Video(source=part.image.source))
+        for wrong, expected in (
+            (part, "messages[0].parts[1].image.options.max_tiles"),
+            (film, "messages[0].parts[1].video"),
+        ):
+            request = chat_service_pb2.PlanTurnRequest(messages=[user("what is", wrong)])
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stack.chat.PlanTurn(request)
+            assert field(caught.value) == expected
+        assert caught.value.details().endswith("expected a film, found a picture (image/test)")
+
+
 @pytest.mark.parametrize(
     ("named_by_llm", "public"),
     [
