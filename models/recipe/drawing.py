@@ -27,13 +27,18 @@ CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DARK_INKS = ("black", "blue", "red", "purple", "green")
 LIGHT_INKS = ("white", "yellow", "pink", "orange")
 SUPERSAMPLING = 2
+MAX_ORDINAL = 5
 
 Rng = np.random.Generator
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One drawn thing as label numbers; 0 means "none" in every field. `height` is in canvas pixels."""
+    """One drawn thing as label numbers; 0 means "none" in every field.
+
+    `ordinal` is the place of a character in its text, or of a shape among those of its form; `height` is in
+    canvas pixels.
+    """
 
     shape: int = 0
     colour: int = 0
@@ -126,10 +131,10 @@ class Canvas:
         return red, green, blue
 
     def shape(self, shape: str, colour: str, x: float, y: float, radius: float) -> None:
-        """Draw a filled shape centred at (x, y)."""
-        self._marks.append(
-            Mark(shape=SHAPES.index(shape) + 1, colour=COLOUR_NAMES.index(colour) + 1, height=2 * radius)
-        )
+        """Draw a filled shape centred at (x, y). Its ordinal counts those of its form so far."""
+        number = SHAPES.index(shape) + 1
+        ordinal = min(MAX_ORDINAL, 1 + sum(mark.shape == number for mark in self._marks))
+        self._marks.append(Mark(number, COLOUR_NAMES.index(colour) + 1, ordinal=ordinal, height=2 * radius))
         scale = SUPERSAMPLING
         _paint(self._draw, shape, x * scale, y * scale, radius * scale, self._ink(colour))
         _paint(self._index_draw, shape, x, y, radius, len(self._marks) - 1)

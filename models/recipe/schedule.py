@@ -30,15 +30,15 @@ class Phase:
 
 LABELS = {"sheet": 5.0, "several": 1.0, "written": 1.0, "small_text": 0.6}
 EVERYTHING = {
-    "one": 0.2, "several": 2.4, "crowd": 2.0, "written": 2.0, "wide": 0.8, "small_text": 1.6,
-    "images": 1.0, "counts": 0.8, "slides": 1.5, "motion": 0.5, "talk": 0.1, "sheet": 1.8,
+    "one": 0.15, "several": 2.0, "crowd": 2.4, "written": 1.8, "wide": 0.7, "small_text": 1.2,
+    "images": 1.6, "counts": 0.7, "slides": 2.0, "motion": 0.25, "talk": 0.1, "sheet": 1.6,
 }  # fmt: skip
 
 PHASES = (
     Phase("easy labels", 800, LABELS, 1.4e-3, 1.4e-3, warm_up=100, labels_only=True, level=EASY),
     Phase("labels", 500, LABELS, 1.4e-3, 8e-4, labels_only=True),
     Phase("first answers", 1400, EVERYTHING, 1.0e-3, 8.5e-4, warm_up=100),
-    Phase("everything", 5700, EVERYTHING, 7.0e-4, 6.0e-5, scale=0.5, label_weight=1.0),
+    Phase("everything", 6100, EVERYTHING, 7.0e-4, 6.0e-5, scale=0.5, label_weight=1.0),
     Phase("finish", 500, EVERYTHING, 6.0e-5, 1.0e-5, scale=0.5, label_weight=0.3),
 )
 

@@ -36,7 +36,7 @@ def several_images(rng: Rng, count: int, large: bool) -> Scene:
     dialogues = [
         single_turn("each_image", ask(rng, say.EACH_IMAGE), say.listed([say.article(t.name) for t in things]))
     ]
-    for _ in range(2):
+    for _ in range(4):
         i = int(rng.integers(count))
         named = [things[i].name]
         if sum(t.shape == things[i].shape for t in things) == 1:
@@ -72,7 +72,7 @@ def compare_counts(rng: Rng, large: bool) -> Scene:
     pictures = []
     for n in counts:
         colours = shuffled_colours(rng, dark)[:2]
-        things = [Thing(shape, pick(rng, colours), int(p)) for p in rng.permutation(9)[:n]]
+        things = [Thing(shape, pick(rng, colours), int(p)) for p in sorted(rng.permutation(9)[:n])]
         pictures.append(draw_things(rng, _picture_size(rng, large), dark, things))
     shapes = say.plural(shape)
     names = [f"the {say.ORDINALS[i]} image" for i in (0, 1)]
@@ -104,17 +104,21 @@ def slides(rng: Rng, frames: int) -> Scene:
     shapes = [SHAPES[i] for i in rng.permutation(len(SHAPES))][:frames]
     things = [Thing(s, c) for s, c in zip(shapes, colours, strict=False)]
     pictures = tuple(draw_one(rng, (112, 112), dark, t) for t in things)
-    one, two, three = (int(i) for i in rng.integers(0, len(things), 3))
+    named, three = rng.integers(0, len(things), 4), int(rng.integers(len(things)))
     absent = [s for s in SHAPES if s not in shapes]
     dialogues = [
-        single_turn("which_frame", ask(rng, say.WHICH_FRAME, shape=things[one].shape), f"frame {one + 1}"),
-        single_turn("which_frame", ask(rng, say.WHICH_FRAME, shape=things[two].shape), f"frame {two + 1}"),
+        single_turn("which_frame", ask(rng, say.WHICH_FRAME, shape=things[i].shape), f"frame {i + 1}")
+        for i in named
+    ]
+    dialogues += [
         single_turn("in_frame", ask(rng, say.IN_FRAME, n=str(three + 1)), say.article(things[three].name)),
     ]
     if absent and rng.random() < 0.5:
         dialogues.append(single_turn("in_video", ask(rng, say.IN_VIDEO, shape=pick(rng, absent)), "no"))
     elif absent:
-        dialogues.append(single_turn("in_video", ask(rng, say.IN_VIDEO, shape=things[two].shape), "yes"))
+        dialogues.append(
+            single_turn("in_video", ask(rng, say.IN_VIDEO, shape=pick(rng, things).shape), "yes")
+        )
     if frames <= 4:
         each = say.listed([say.article(t.name) for t in things])
         dialogues.append(single_turn("each_frame", ask(rng, say.EACH_FRAME), each))

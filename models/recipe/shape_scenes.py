@@ -93,19 +93,23 @@ def crowd(rng: Rng, size: Size) -> Scene:
     dark = bool(rng.random() < 0.3)
     colours = shuffled_colours(rng, dark)[:3]
     forms = [SHAPES[i] for i in rng.permutation(len(SHAPES))]
-    counts = [int(rng.integers(1, 5)), int(rng.integers(0, 3))]
-    places = [int(p) for p in rng.permutation(9)]
-    things = [
-        Thing(forms[k], pick(rng, colours), places.pop()) for k, n in enumerate(counts) for _ in range(n)
+    counts = [
+        int(rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15])),
+        int(rng.choice(3, p=[0.25, 0.45, 0.3])),
     ]
-    colour = pick(rng, things).colour
-    of_colour = sum(t.colour == colour for t in things)
+    places = [int(p) for p in rng.permutation(9)]
+    one_colour_a_form = rng.random() < 0.6
+    things = [
+        Thing(forms[k], colours[k] if one_colour_a_form else pick(rng, colours), places.pop())
+        for k, n in enumerate(counts)
+        for _ in range(n)
+    ]
+    things.sort(key=lambda thing: thing.place)
     first, second = say.plural(forms[0]), say.plural(forms[1])
     one, two = say.NUMBERS[counts[0]], say.NUMBERS[counts[1]]
     dialogues = [
         single_turn("count", ask(rng, say.COUNT_SHAPE, shapes=first), one),
         single_turn("count", ask(rng, say.COUNT_SHAPE, shapes=second), two),
-        single_turn("count", ask(rng, say.COUNT_COLOUR, colour=colour), say.NUMBERS[of_colour]),
         single_turn("count", ask(rng, say.COUNT_ALL), say.NUMBERS[len(things)]),
         presence(rng, things, colours),
         shape_presence(rng, things),
@@ -117,6 +121,8 @@ def crowd(rng: Rng, size: Size) -> Scene:
             ),
         ),
     ]
+    if one_colour_a_form:
+        dialogues.append(single_turn("count", ask(rng, say.COUNT_COLOUR, colour=colours[0]), one))
     return Scene("image", (draw_things(rng, size, dark, things),), tuple(dialogues))
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.recipe.drawing import CHARACTERS, COLOUR_NAMES, SHAPES
+from models.recipe.drawing import CHARACTERS, COLOUR_NAMES, MAX_ORDINAL, SHAPES
 from models.recipe.geometry import GRID, PATCH, VISUAL_TOKENS
 
-MAX_ORDINAL = 5
 MAX_PICTURES = 8
 LABEL_CLASSES = (len(SHAPES) + 1, len(COLOUR_NAMES) + 1, len(CHARACTERS) + 1, MAX_ORDINAL + 1)
 

@@ -58,11 +58,11 @@ def small_text(rng: Rng, grid: Size, level: Difficulty) -> Scene:
     font = pick(rng, FONT_NAMES[: level.fonts])
     pixels = int(rng.integers(28, 33))
     cells = [int(c) for c in rng.permutation(columns * rows)]
-    home = cells[0]
+    home, others = cells[0], sorted(cells[1:3])
     things = []
     colours = shuffled_colours(rng, dark)
-    for k in range(int(rng.integers(0, min(3, len(cells))))):
-        column, row = cells[k + 1] % columns, cells[k + 1] // columns
+    for k in range(int(rng.integers(0, len(others) + 1))):
+        column, row = others[k] % columns, others[k] // columns
         thing = Thing(SHAPES[int(rng.integers(len(SHAPES)))], colours[k])
         things.append(thing)
         x, y = (column + 0.5) * 112 + rng.uniform(-15, 15), (row + 0.5) * 112 + rng.uniform(-15, 15)
@@ -91,7 +91,7 @@ def label_sheet(rng: Rng, level: Difficulty) -> Scene:
     canvas = Canvas(rng, 112, 112, dark)
     if rng.random() < 0.4:
         colours = shuffled_colours(rng, dark)
-        for place in rng.permutation(9)[: int(rng.integers(4, 10))]:
+        for place in sorted(rng.permutation(9)[: int(rng.integers(4, 10))]):
             put(canvas, rng, Thing(pick(rng, SHAPES), pick(rng, colours), int(place)))
         return Scene("image", (canvas.finish(),), ())
     y = rng.uniform(0, 8)

@@ -40,14 +40,18 @@ def patches(tiles: list[Image.Image]) -> NDArray[np.float32]:
 def _view_labels(
     picture: Picture, left: float, top: float, step_x: float, step_y: float
 ) -> NDArray[np.int64]:
-    """Labels [64, 4] of one view: what covers each patch centre; texts too small or too large for it count as
-    none."""
+    """Labels [64, 4] of one view: what covers each patch centre.
+
+    Texts too small or too large for the view count as none, and a part of a picture cannot tell which of
+    several equal shapes it sees.
+    """
     height, width = picture.index.shape
+    whole = step_x * TILE >= width and step_y * TILE >= height
     x = np.clip((left + (np.arange(GRID) * PATCH + PATCH / 2) * step_x).astype(int), 0, width - 1)
     y = np.clip((top + (np.arange(GRID) * PATCH + PATCH / 2) * step_y).astype(int), 0, height - 1)
     table = np.array(
         [
-            (m.shape, m.colour, m.character, m.ordinal)
+            (m.shape, m.colour, m.character, m.ordinal if whole or m.character else 0)
             if not m.character or READABLE[0] <= m.height / step_y <= READABLE[1]
             else (0, 0, 0, 0)
             for m in picture.marks
