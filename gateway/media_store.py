@@ -8,19 +8,22 @@ import os
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from gateway import metrics
-from internvl.errors import BadMedia, ConfigError, NotFound
+from internvl.errors import BadMedia, ConfigError, NotFound, Unavailable
+from internvl.telemetry import get_logger
 
 MIB = 2**20
 
 _MEDIA_ID = re.compile(r"[0-9a-f]{64}")
 _INCOMING = "incoming"
+
+_log = get_logger("media")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,17 @@ class MediaStore:
     """Content-addressed files: the same bytes always have the same id, and are held once.
 
     A `media_id` is the SHA-256 of the content in 64 hexadecimal digits. One process owns the directory.
-    Blocking file work runs in threads; the index is touched by the event loop alone.
+    Bytes are read, written and deleted in threads. The event loop alone touches the index and renames files,
+    both in one go, so that whoever is cancelled leaves them agreeing. A directory that cannot be used, such
+    as a full one, is `Unavailable`.
     """
 
     def __init__(self, directory: Path, config: MediaConfig) -> None:
         self._directory = directory
         self._config = config
         self._sizes = OrderedDict(_scan(directory))
-        self._used_bytes = sum(self._sizes.values())
+        self._used_bytes = 0
+        self._count(sum(self._sizes.values()))
         (directory / _INCOMING).mkdir(parents=True, exist_ok=True)
         for leftover in (directory / _INCOMING).iterdir():
             leftover.unlink()
@@ -90,7 +96,8 @@ class MediaStore:
         Args:
             field: path of the request's field that holds the bytes, for errors.
         """
-        handle, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._directory / _INCOMING)
+        with _usable():
+            handle, name = tempfile.mkstemp(dir=self._directory / _INCOMING)
         upload = Upload(self, Path(name), os.fdopen(handle, "wb"), field)
         try:
             yield upload
@@ -105,33 +112,43 @@ class MediaStore:
         """
         self.size(media_id)
         self._sizes.move_to_end(media_id)
-        try:
-            return await asyncio.to_thread(_open_touched, self._path(media_id))
-        except FileNotFoundError:
-            self._forget(media_id)
-            raise NotFound("no media with this id is stored; upload it again") from None
+        with _usable():
+            try:
+                return await asyncio.to_thread(_open_touched, self._path(media_id))
+            except FileNotFoundError:
+                self._forget(media_id)
+                raise NotFound("no media with this id is stored; upload it again") from None
 
     async def delete(self, media_id: str) -> None:
         """Drop a file; nothing happens if there is none."""
-        if self._forget(media_id):
-            await asyncio.to_thread(self._path(media_id).unlink, missing_ok=True)
+        if not self._forget(media_id):
+            return
+        # Out of the way at once: the same file may be stored again while the old one is being deleted.
+        doomed = self._directory / _INCOMING / media_id
+        with suppress(FileNotFoundError):
+            self._path(media_id).replace(doomed)
+        await asyncio.to_thread(doomed.unlink, missing_ok=True)
 
     async def add(self, media_id: str, size: int, temporary: Path) -> None:
         """Move a finished upload to its place and make room for it. For `Upload` alone."""
-        await asyncio.to_thread(_move, temporary, self._path(media_id))
+        with _usable():
+            _move(temporary, self._path(media_id))
         self._forget(media_id)
         self._sizes[media_id] = size
-        self._used_bytes += size
+        self._count(size)
         while self._used_bytes > self._config.quota_bytes and len(self._sizes) > 1:
-            await self.delete(next(iter(self._sizes)))
             metrics.MEDIA_DROPPED.inc()
-        metrics.MEDIA_BYTES.set(self._used_bytes)
+            await self.delete(next(iter(self._sizes)))
 
     def _forget(self, media_id: str) -> bool:
         """Take a file out of the index; whether it was there."""
         size = self._sizes.pop(media_id, None)
-        self._used_bytes -= size or 0
+        self._count(-(size or 0))
         return size is not None
+
+    def _count(self, added: int) -> None:
+        self._used_bytes += added
+        metrics.MEDIA_BYTES.set(self._used_bytes)
 
     def _path(self, media_id: str) -> Path:
         if not _MEDIA_ID.fullmatch(media_id):
@@ -160,7 +177,8 @@ class Upload:
         limit = self._store.max_file_bytes
         if self.size > limit:
             raise BadMedia(self._field, f"the file is over the limit of {limit} bytes")
-        await asyncio.to_thread(self._append, chunk)
+        with _usable():
+            await asyncio.to_thread(self._append, chunk)
 
     async def commit(self) -> str:
         """Finish the file and return its id.
@@ -170,14 +188,16 @@ class Upload:
         """
         if not self.size:
             raise BadMedia(self._field, "the file is empty")
-        self._file.close()
+        with _usable():
+            self._file.close()
         media_id = self._hash.hexdigest()
         await self._store.add(media_id, self.size, self._path)
         return media_id
 
     def discard(self) -> None:
         """Remove what was not committed."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is not wanted any more
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def _append(self, chunk: bytes) -> None:
@@ -197,6 +217,16 @@ async def open_media_store(config: MediaConfig) -> AsyncIterator[MediaStore]:
         return
     with tempfile.TemporaryDirectory(prefix="internvl-media-", ignore_cleanup_errors=True) as directory:
         yield MediaStore(Path(directory), config)
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Raises Unavailable where the file system fails; the log says how."""
+    try:
+        yield
+    except OSError as error:
+        _log.error("media store failed", problem=error.strerror)
+        raise Unavailable("the media store cannot be used") from error
 
 
 def _open_store(directory: Path, config: MediaConfig) -> MediaStore:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+import resource
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gateway.media_store import MediaConfig, MediaStore, open_media_store
-from internvl.errors import BadMedia, NotFound
+from gateway.media_store import MIB, MediaConfig, MediaStore, open_media_store
+from internvl.errors import BadMedia, NotFound, Unavailable
 
 
 def run(config: MediaConfig, work: Callable[[MediaStore], Awaitable[None]]) -> None:
@@ -75,6 +77,52 @@ def test_abandoned_upload_leaves_no_trace(tmp_path: Path) -> None:
         assert store.used_bytes == 0
 
     run(MediaConfig(tmp_path), work)
+
+
+def test_upload_cancelled_in_its_commit_is_stored_or_leaves_no_trace(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        async def upload() -> None:
+            await store.put(b"picture", "image")
+
+        for steps in range(12):  # cancel it ever later, until it is through
+            task = asyncio.create_task(upload())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert all(name in store for name in files(tmp_path))
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_lost_directory_is_unavailable(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        (tmp_path / "incoming").rmdir()
+        with pytest.raises(Unavailable, match="the media store cannot be used"):
+            await store.put(b"picture", "image")
+
+    run(MediaConfig(tmp_path), work)
+
+
+def test_full_disk_is_unavailable(tmp_path: Path) -> None:
+    async def work(store: MediaStore) -> None:
+        with files_of_at_most(MIB), pytest.raises(Unavailable, match="the media store cannot be used"):
+            await store.put(b"x" * 2 * MIB, "image")
+        assert files(tmp_path) == []
+
+    run(MediaConfig(tmp_path), work)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let this process write no longer files: what a full disk looks like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_least_recently_used_is_dropped_at_the_quota(tmp_path: Path) -> None:
