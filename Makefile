@@ -102,7 +102,7 @@ protos-release: .venv/check.stamp ## make today's protos the ones that later cha
 	$(PYTHON) -m venv .venv
 
 .venv/runtime.stamp: $(LOCKS)/runtime.lock pyproject.toml | .venv/pyvenv.cfg
-	@echo 'Installing what the services need, once: 1.3 GB on disk'
+	@echo 'Installing what the services need, once: 1.1 GB on disk'
 	@$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/runtime.lock
 	@PYTHONWARNINGS=ignore $(BIN)/python $(PIP) --no-deps --editable .
 	@touch $@
