@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -30,7 +31,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 # Events held for a client that reads slowly; beyond them the turn waits.
 _EVENTS_AHEAD = 64
-_MAX_REQUEST_ID = 128
+# What the language tier takes too: refused here, a bad name costs no encoding.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
 _log = get_logger("gateway")
 
@@ -124,9 +126,9 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         emit: Emit[chat_service_pb2.ChatResponse],
     ) -> None:
         """Run one turn and emit its public events; store it if it belongs to a conversation."""
+        options = GenerateOptions(_request_id(request), request.sampling, request.prompt)
         conversation = await self._conversation(request)
         prompt = await self._prompt(request.messages, conversation)
-        options = GenerateOptions(_request_id(request), request.sampling, request.prompt)
         asked = TurnRequest(prompt, options, deadline, arrived)
         answer = await Turn(asked, self._tiers, lambda event: emit(event_to_proto(event))).run()
         version = None
@@ -203,8 +205,8 @@ def _log_answer(asked: TurnRequest, answer: Answer) -> None:
 def _request_id(request: chat_service_pb2.ChatRequest) -> str:
     if not request.HasField("request_id"):
         return uuid.uuid4().hex
-    if not 1 <= len(request.request_id) <= _MAX_REQUEST_ID or not request.request_id.isprintable():
-        raise InvalidField("request_id", f"must be 1 to {_MAX_REQUEST_ID} printable characters")
+    if not _REQUEST_ID.fullmatch(request.request_id):
+        raise InvalidField("request_id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ . : / -")
     return request.request_id
 
 

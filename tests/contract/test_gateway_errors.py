@@ -98,7 +98,15 @@ async def test_request_limits_are_named_with_numbers() -> None:
         ):
             error = await refusal(stack, request)
             assert error.details() == expected
-        await refusal(stack, chat_request("hi", request_id=""))
+
+
+@pytest.mark.parametrize("name", ["", "a" * 129, "two\nlines", "nöt-ascii", "two words"])
+@bounded
+async def test_request_id_must_suit_every_tier(name: str) -> None:
+    async with gateway_stack() as stack:
+        error = await refusal(stack, chat_request(picture(1), "hi", request_id=name))
+        assert field(error) == "request_id"
+        assert stack.vision.encoded == stack.llm.opened == []
 
 
 @bounded
