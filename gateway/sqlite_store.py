@@ -16,9 +16,12 @@ from gateway.content import Message
 from gateway.conversations import Conversation
 from gateway.wire import message_from_proto, message_to_proto
 from internvl.errors import ConfigError, Conflict, NotFound, Unavailable
+from internvl.telemetry import get_logger
 from internvl.v1 import chat_service_pb2
 
 T = TypeVar("T")
+
+_log = get_logger("conversations")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversations (
@@ -114,6 +117,7 @@ class SqliteStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
+            _log.error("conversation store failed", problem=str(error))
             raise Unavailable("the conversation store cannot be used") from error
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from gateway.content import ImageOptions, Media, Message, Role, Text, VideoOptions
 from gateway.conversations import ConversationStore
 from gateway.sqlite_store import open_sqlite_store
-from internvl.errors import ConfigError, Conflict, NotFound
+from internvl.errors import ConfigError, Conflict, NotFound, Unavailable
 
 Open = Callable[[], AbstractAsyncContextManager[ConversationStore]]
 
@@ -138,6 +139,20 @@ def test_two_gateways_on_one_file_conflict_like_one(tmp_path: Path) -> None:
             outcomes = await asyncio.gather(*racing, return_exceptions=True)
             assert outcomes.count(1) == 1
             assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 9
+
+    asyncio.run(work())
+
+
+def test_store_that_fails_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "conversations.db"
+
+    async def work() -> None:
+        async with open_sqlite_store(path) as store:
+            created = await store.create([])
+            with closing(sqlite3.connect(path)) as intruder:
+                intruder.execute("DROP TABLE turns")
+            with pytest.raises(Unavailable, match="the conversation store cannot be used"):
+                await store.append(created.conversation_id, 0, TURN)
 
     asyncio.run(work())
 
