@@ -12,7 +12,7 @@ import configargparse
 from gateway.media_store import MIB, MediaConfig
 from gateway.wire import RequestLimits
 from internvl.errors import ConfigError
-from internvl.rpc import ServerConfig, add_server_flags
+from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 
 DEFAULT_LISTEN = "127.0.0.1:50050"
 DEFAULT_VISION = "127.0.0.1:50051"
@@ -68,7 +68,7 @@ def _parser() -> configargparse.ArgParser:
         prog="python -m gateway",
         description="The front of the system: keeps conversations and media, and moves visual embeddings "
         "from the vision service to the language service. It computes nothing itself.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=ServerHelpFormatter,
     )
     tiers = parser.add_argument_group("tiers (any gRPC target, for example dns:///vision:50051)")
     tiers.add_argument("--vision", default=DEFAULT_VISION, metavar="TARGET", help="the vision service")
@@ -100,7 +100,6 @@ def _parser() -> configargparse.ArgParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)

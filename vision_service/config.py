@@ -12,7 +12,7 @@ from pathlib import Path
 import configargparse
 
 from internvl.errors import ConfigError
-from internvl.rpc import ServerConfig, add_server_flags
+from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 from vision_service.decoding import DecodeConfig
 from vision_service.encoder import EncoderConfig
 from vision_service.limits import MediaLimits, RequestLimits
@@ -97,13 +97,6 @@ def default_model() -> Path:
     return folder
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults that there are."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default else action.help
-
-
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = configargparse.ArgParser(
         prog="python -m vision_service",
@@ -111,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         auto_env_var_prefix="INTERNVL_VISION_",
         add_env_var_help=False,
-        formatter_class=_HelpFormatter,
+        formatter_class=ServerHelpFormatter,
     )
     _add_model_flags(parser)
     _add_limit_flags(parser)

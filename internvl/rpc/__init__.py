@@ -1,13 +1,14 @@
 """How every tier speaks gRPC: one server assembly, one channel, one mapping of errors."""
 
 from internvl.rpc.channel import open_channel
-from internvl.rpc.config import ServerConfig, add_server_flags
+from internvl.rpc.config import ServerConfig, ServerHelpFormatter, add_server_flags
 from internvl.rpc.server import Running, run_server, serving
 from internvl.rpc.status import error_from_rpc, status_from_error
 
 __all__ = [
     "Running",
     "ServerConfig",
+    "ServerHelpFormatter",
     "add_server_flags",
     "error_from_rpc",
     "open_channel",

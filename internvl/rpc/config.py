@@ -42,6 +42,13 @@ class ServerConfig:
         )
 
 
+class ServerHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults that there are: not `None`, nor an empty text."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
+
+
 def add_server_flags(parser: argparse.ArgumentParser, default_listen: str) -> None:
     """Declare the flags that every server has."""
     group = parser.add_argument_group("server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_quota_below_one_file_is_refused() -> None:
 def test_number_that_makes_no_sense_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_config(["--max-visuals", number])
-    assert "--max-visuals" in capsys.readouterr().err
+    assert "--max-visuals: must be a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_help_names_every_flag() -> None:
@@ -67,6 +68,8 @@ def test_help_names_every_flag() -> None:
     assert shown.returncode == 0
     for flag in ("--vision", "--llm", "--store", "--media-dir", "--listen", "--metrics-listen"):
         assert flag in shown.stdout
+    assert "(default: 127.0.0.1:50050)" in shown.stdout
+    assert not {"(default: None)", "(default: )"} & set(re.findall(r"\(default: [^)]*\)", shown.stdout))
 
 
 @pytest.mark.parametrize(
