@@ -20,6 +20,7 @@ Log = Callable[[str, str], None]
 """Takes the name of a service and one line of its log."""
 
 _LAST_LINES = 20
+_RELAY_TIMEOUT_S = 1.0
 
 
 class ServiceProcess:
@@ -65,7 +66,7 @@ class ServiceProcess:
     @property
     def last_lines(self) -> str:
         """The end of its log."""
-        self._relay.join(timeout=1.0)
+        self._relay.join(_RELAY_TIMEOUT_S)
         return "\n".join(self._last_lines)
 
     def terminate(self) -> None:
@@ -74,7 +75,7 @@ class ServiceProcess:
             self._process.terminate()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for its end, and kill it and whatever it started when the time is up."""
+        """Wait for its end and that of its log; kill it and whatever it started when the time is up."""
         try:
             self._process.wait(timeout_s)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -83,12 +84,15 @@ class ServiceProcess:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._relay.join(_RELAY_TIMEOUT_S)
 
     def _pass_on(self, log: Log) -> None:
         output: IO[str] | None = self._process.stdout
         for line in output or ():
             self._last_lines.append(line.rstrip("\n"))
-            log(self.service.name, line.rstrip("\n"))
+            # A log that cannot be written must not stop a service: it would block once the pipe is full.
+            with suppress(OSError):
+                log(self.service.name, line.rstrip("\n"))
 
     def _announce_end(self, ended: queue.Queue[ServiceProcess]) -> None:
         self._process.wait()

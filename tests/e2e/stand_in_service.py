@@ -1,6 +1,6 @@
 """A process that answers health probes and nothing else, in the manners that a test asks for.
 
-python stand_in_service.py NAME PORT [late|stubborn|fails]
+python stand_in_service.py NAME PORT [late|stubborn|fails|chatty]
 """
 
 import signal
@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+LINES = 2000
+
 
 def main(name: str, port: int, manner: str = "good") -> int:
     if manner == "fails":
@@ -18,6 +20,8 @@ def main(name: str, port: int, manner: str = "good") -> int:
         return 3
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: manner == "stubborn" or stop.set())
+    if manner == "chatty":
+        _say_much(name)
     if manner != "late":
         server = grpc.server(ThreadPoolExecutor(2))
         servicer = health.HealthServicer()
@@ -27,7 +31,16 @@ def main(name: str, port: int, manner: str = "good") -> int:
         server.start()
         print(f"{name}: serving", flush=True)
     stop.wait()
+    if manner == "chatty":
+        _say_much(name)
     return 0
+
+
+def _say_much(name: str) -> None:
+    """More than a pipe holds."""
+    for number in range(LINES):
+        print(f"{name}: line {number} {'.' * 80}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from deploy.launcher import LaunchConfig, LaunchError, Ports
 from deploy.launcher.command import command
 from deploy.launcher.config import GATEWAY, LLM, VISION, Service, plan_services
 from deploy.launcher.stack import launch_services
+from tests.e2e.stand_in_service import LINES
 
 STAND_IN = Path(__file__).with_name("stand_in_service.py")
 CONFIG = LaunchConfig(ready_timeout_s=20.0, grace_s=1.0)
@@ -131,6 +132,23 @@ def test_logs_go_to_files(tmp_path: Path) -> None:
         pass
     assert sorted(path.name for path in config.log_dir.iterdir()) == ["gateway.log", "llm.log", "vision.log"]  # type: ignore[union-attr]
     assert (tmp_path / "logs" / "llm.log").read_text() == "llm: serving\n"
+
+
+def test_every_line_of_a_log_arrives() -> None:
+    lines: list[str] = []
+    with launch_services(
+        services(llm="chatty"), CONFIG, log=lambda name, line: lines.append(line) if name == LLM else None
+    ):
+        pass
+    assert len(lines) == 2 * LINES + 1
+
+
+def test_log_that_cannot_be_written_holds_up_no_service() -> None:
+    def full_disk(name: str, line: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with launch_services(services(llm="chatty"), CONFIG, log=full_disk) as stack:
+        assert stack.processes[LLM].exit_code is None
 
 
 def test_plan_names_every_service_and_shares_the_cores() -> None:
