@@ -102,6 +102,8 @@ def sampling_params(options: SayOptions | ChatOptions) -> llm_service_pb2.Sampli
         if name not in SamplingOptions.__annotations__ or value is None:
             continue
         try:
+            if isinstance(value, (str, bytes)):
+                raise TypeError("a text would count as the list of its characters")
             params.MergeFrom(llm_service_pb2.SamplingParams(**{name: value}))  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             field = f"sampling.{name}"

@@ -20,6 +20,7 @@ from internvl_client.content import (
     size_of,
     system,
 )
+from internvl_client.errors import InvalidRequest
 from internvl_client.options import ChatOptions, sampling_params
 from internvl_client.responses import ROLE_NUMBERS
 
@@ -59,7 +60,7 @@ class TurnDraft:
         Raises:
             OSError: a file cannot be read.
             TypeError: a part or a source of another type.
-            InvalidRequest: a sampling value that its type cannot hold.
+            InvalidRequest: a sampling value that its type cannot hold, or text that is not Unicode.
         """
         self.uploads: list[PendingUpload] = []
         self.timeout = options.get("timeout")
@@ -101,14 +102,15 @@ class TurnDraft:
 
     def _add(self, message: Message) -> None:
         added = content_pb2.Message(role=ROLE_NUMBERS[message.role])
+        field = f"messages[{len(self._messages)}]"
         self._messages.append(added)
-        for part in message.parts:
-            self._add_part(added.parts.add(), part)
+        for number, part in enumerate(message.parts):
+            self._add_part(added.parts.add(), part, f"{field}.parts[{number}]")
 
-    def _add_part(self, added: content_pb2.Part, part: Part) -> None:
+    def _add_part(self, added: content_pb2.Part, part: Part, field: str) -> None:
         match part:
             case str():
-                added.text = part
+                _set_text(added, part, f"{field}.text")
             case Image():
                 added.image.options.CopyFrom(_image_options(part))
                 self._add_source(added.image.source, part.source)
@@ -131,12 +133,23 @@ class TurnDraft:
             self._inline_bytes += size
 
 
+def _set_text(part: content_pb2.Part, text: str, field: str) -> None:
+    """Raises InvalidRequest for half characters, which Python makes of bytes that are no text."""
+    try:
+        part.text = text
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{field}: is not Unicode text", reason="INVALID_FIELD", field=field) from error
+
+
 def _messages(text: str | None, options: ChatOptions) -> list[Message]:
     """The messages of a turn: a single question, or a whole conversation."""
     messages = options.get("messages")
     if text is not None and messages is None:
         instructions = options.get("system")
         opening = [] if instructions is None else [system(instructions)]
+        for name in ("images", "videos"):
+            if isinstance(options.get(name), (str, bytes)):
+                raise TypeError(f"{name}= takes a list, even for one file")
         return [*opening, question(text, options.get("images", ()), options.get("videos", ()))]
     if text is not None or messages is None:
         raise TypeError("give either a question or messages=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TextIO
 from internvl_client.answer import AnswerState, Delta, Progress
 from internvl_client.client import ChatStream, Client, Conversation
 from internvl_client.content import Image, Media, Video
-from internvl_client.errors import InternVLError, InvalidRequest
+from internvl_client.errors import InternVLError, InvalidRequest, NotFound
 from internvl_client.options import SamplingOptions
 
 HELP = """\
@@ -42,6 +43,10 @@ class Screen:
     @classmethod
     def of_process(cls, *, stats: bool) -> Screen:
         """Standard output and error, with progress if the latter is a terminal."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # An answer may hold characters that this terminal has not.
+                stream.reconfigure(errors="replace")
         return cls(sys.stdout, sys.stderr, sys.stderr.isatty(), stats)
 
     def show(self, stream: ChatStream) -> None:
@@ -131,6 +136,9 @@ class Talk:
         except KeyboardInterrupt:
             self.screen.note("")
             return True
+        except UnicodeDecodeError:
+            self.screen.note("error: this line is not text")
+            return True
         try:
             return self._obey(line)
         except (InternVLError, OSError) as error:
@@ -148,6 +156,8 @@ class Talk:
                 self.screen.note(HELP)
             case "/reset":
                 self._forget()
+            case "/image" | "/video" if not rest.strip():
+                self.screen.note(f"name a file: {command} PATH")
             case "/image":
                 self.show(Image(self.screen.upload(self.client, rest.strip())))
             case "/video":
@@ -166,7 +176,7 @@ class Talk:
         stream = self._conversation.say(question, images=images, videos=videos, **self.sampling)
         try:
             self.screen.show(stream)
-        except InvalidRequest:
+        except (InvalidRequest, NotFound):  # asking again with the same pictures would end the same way
             self._shown = []
             raise
         if not stream.cancelled:

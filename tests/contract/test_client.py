@@ -314,6 +314,8 @@ def test_wrong_use_is_a_plain_error_at_the_call(stack: Stack, client: Client) ->
         client.chat("hi", messages=[user("hi")])
     with pytest.raises(TypeError, match="images="):
         client.chat(messages=[user("hi")], images=[picture(1)])
+    with pytest.raises(TypeError, match="images= takes a list"):
+        client.chat("hi", images="photo.jpg")
     with pytest.raises(TypeError, match="temprature"):
         client.chat("hi", temprature=1.0)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="temperature"):

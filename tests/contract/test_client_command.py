@@ -20,7 +20,7 @@ import pytest
 from deploy.launcher.demo import play
 from deploy.launcher.demo_story import Scene, Turn, read_scenes
 from internvl.errors import ConfigError
-from internvl_client import Client
+from internvl_client import Client, Image, Media
 from internvl_client.command import command
 from internvl_client.terminal import Screen, Talk, printable
 from tests.contract.gateway_tiers import Stack, gateway_stack, picture
@@ -64,7 +64,7 @@ def chat(*arguments: str) -> int:
     return command.run(parser.parse_args(arguments))
 
 
-def talk(stack: Stack, *lines: str) -> tuple[str, str]:
+def talk(stack: Stack, *lines: str | Exception) -> tuple[str, str]:
     """What an interactive conversation of these lines writes: answers, and notes beside them."""
     out, notes = io.StringIO(), io.StringIO()
     typed = iter(lines)
@@ -73,6 +73,8 @@ def talk(stack: Stack, *lines: str) -> tuple[str, str]:
         line = next(typed, None)
         if line is None:
             raise EOFError
+        if isinstance(line, Exception):
+            raise line
         return line
 
     with Client(stack.address) as client:
@@ -187,16 +189,42 @@ def test_talk_survives_mistakes(tmp_path: Path) -> None:
         out, notes = talk(
             stack,
             "/nonsense",
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            "/image",
             "/image no-such-file.png",
+            "half a character: \ud83d",
             f"/image {tmp_path / 'bad.png'}",
             "/help",
             "still here",
         )
     assert out == "still here\n"
     assert "unknown command /nonsense" in notes
+    assert "this line is not text" in notes
+    assert "name a file: /image PATH" in notes
     assert "no-such-file.png" in notes
+    assert "messages[0].parts[0].text: is not Unicode text" in notes
     assert "unknown format" in notes
     assert "/reset" in notes
+
+
+def test_talk_forgets_a_picture_that_the_server_lost() -> None:
+    with running_stack() as stack, Client(stack.address) as client:
+        notes = io.StringIO()
+        typed = iter(["what is it", "still here", "/quit"])
+        screen = Screen(io.StringIO(), notes, progress=False, stats=False)
+        lost = Talk(client, screen, {}, read_line=lambda prompt: next(typed))
+        lost.show(Image(Media("0" * 64)))
+        lost.run()
+    assert screen.out.getvalue().strip() == "still here"  # type: ignore[attr-defined]
+    assert "no media of this id is stored" in notes.getvalue()
+
+
+def test_letters_that_the_terminal_has_not_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    with running_stack() as stack:
+        assert chat("naïve", "--address", stack.address) == 0
+    assert shown.getvalue() == b"na?ve\n"
 
 
 def test_control_characters_of_an_answer_do_not_reach_the_terminal() -> None:

@@ -102,6 +102,9 @@ async def test_reasons_make_finer_classes() -> None:
         ({"top_k": -1}, "sampling.top_k"),
         ({"seed": 2**64}, "sampling.seed"),
         ({"stop": [7]}, "sampling.stop"),
+        ({"stop": "END"}, "sampling.stop"),
+        ({"stop_token_ids": b"12"}, "sampling.stop_token_ids"),
+        ({"system": "half a \ud83d"}, "messages[0].parts[0].text"),
     ],
 )
 @bounded
