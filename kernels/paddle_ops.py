@@ -39,10 +39,11 @@ class PaddleOps:
         return DenseMatrix(self.tensor(weight))
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        # astype: Paddle's own import knows no ml_dtypes.bfloat16, and float32 holds every bfloat16 exactly.
-        host = np.ascontiguousarray(array, dtype=np.float32)
-        tensor = paddle.to_tensor(host, place=self._device.place)
-        return tensor if self._device.dtype == "float32" else tensor.astype(self._device.dtype)
+        # Paddle's own import knows no ml_dtypes.bfloat16; float32 holds every bfloat16 exactly.
+        host = np.array(array, dtype=np.float32, order="C")
+        if self._device.kind == "cpu":
+            return paddle.from_dlpack(host)  # takes the copy over; to_tensor would make a second one
+        return paddle.to_tensor(host, place=self._device.place).astype(self._device.dtype)
 
     def to_numpy(self, tensor: Tensor) -> np.ndarray:
         array: np.ndarray = _as_float32(tensor).numpy()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from parity_oracles import decoder_part, random_weights, small_config, vision_part
@@ -64,7 +67,7 @@ def test_blocks_behind_the_selected_layer_are_checked_but_not_held():
 
 
 def test_arrays_are_let_go_one_by_one():
-    """Peak memory while loading: the weights held plus what the stream keeps open, one array here."""
+    """No array is held while the next one is drawn."""
     alive = 0
 
     def stream():
@@ -77,6 +80,36 @@ def test_arrays_are_let_go_one_by_one():
 
     ModelRunner.load(stream(), CONFIG)
     assert alive == 0
+
+
+LOAD_AND_MEASURE = """
+from dataclasses import replace
+import kernels.ops
+import ml_dtypes
+import numpy as np
+from internvl.checkpoint.series import series_config
+from internvl.checkpoint.tensor_specs import Part, expected_tensors
+from internvl.model_config import parse_model_config
+from llm_service.model.runner import ModelRunner
+
+full = parse_model_config(series_config("InternVL2-4B"))
+config = replace(full, llm=replace(full.llm, num_hidden_layers=1, vocab_size=8000))
+specs = [spec for spec in expected_tensors(config).values() if spec.part is Part.DECODER]
+def peak():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+base = peak()
+runner = ModelRunner.load(((spec.name, np.zeros(spec.shape, ml_dtypes.bfloat16)) for spec in specs), config)
+print(peak() - base, 4 * sum(spec.parameters for spec in specs), 2 * max(spec.parameters for spec in specs))
+"""
+
+
+def test_loading_peaks_at_the_weights_held_and_one_tensor_of_the_file():
+    """650 MB in float32: a second copy of the largest matrix (200 MB) would show."""
+    command = [sys.executable, "-c", LOAD_AND_MEASURE]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    used, held, open_tensor = map(int, result.stdout.split())
+    assert held <= used <= held + open_tensor + (64 << 20)
 
 
 @pytest.mark.parametrize(
