@@ -32,7 +32,7 @@ def small_config(
     vision: Mapping[str, Any] | None = None, llm: Mapping[str, Any] | None = None, **top: Any
 ) -> InternVLConfig:
     """The released 4B configuration cut down to seconds; rope factors thinned out to the head size."""
-    tower = {
+    tower: dict[str, Any] = {
         "hidden_size": 48,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
@@ -47,11 +47,12 @@ def small_config(
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
     }
+    tower |= dict(vision or {})
     return replace(
         RELEASED,
-        vision=replace(RELEASED.vision, **(tower | dict(vision or {}))),
+        vision=replace(RELEASED.vision, **tower),
         llm=_fit_factors(replace(RELEASED.llm, **(decoder | dict(llm or {})))),
-        **top,
+        **({"force_image_size": tower["image_size"]} | top),
     )
 
 

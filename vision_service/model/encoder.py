@@ -49,11 +49,11 @@ class VisionEncoder:
         """Visual tokens of a batch of tiles.
 
         Args:
-            tiles: [n, 3, side, side] float32, normalised. A side other than the trained one is allowed if it
-                holds a whole number of merged patches; positions are then resampled.
+            tiles: [n, 3, side, side] float32, normalised. Any side that holds a whole number of merged
+                patches; positions are resampled where it is not the one they were trained on.
 
         Returns:
-            [n, tokens_per_tile, llm_hidden] float32.
+            [n, tokens, llm_hidden] float32; `tokens` is `config.tokens_per_tile` at `force_image_size`.
 
         Raises:
             InternalError: any other shape; requests are validated before they become tiles.

@@ -23,13 +23,13 @@ def shuffle_factor(config: InternVLConfig) -> int:
     """Patches merged along each side.
 
     Raises:
-        ConfigError: `downsample_ratio` is not one over a whole number that divides the patch grid.
+        ConfigError: `downsample_ratio` is not one over a whole number that divides the patch grid of a tile.
     """
     factor = round(1 / config.downsample_ratio)
-    if factor * config.downsample_ratio != 1 or config.vision.patches_per_side % factor:
+    grid = config.force_image_size // config.vision.patch_size
+    if factor * config.downsample_ratio != 1 or grid % factor:
         raise ConfigError(
-            f"downsample_ratio: {config.downsample_ratio} does not divide "
-            f"a grid of {config.vision.patches_per_side} patches evenly"
+            f"downsample_ratio: {config.downsample_ratio} does not divide a grid of {grid} patches evenly"
         )
     return factor
 
