@@ -47,7 +47,7 @@ class Device:
     Attributes:
         kind: "cpu" or "gpu".
         index: number of the GPU; 0 on CPU.
-        dtype: type of weights and activations. Norm statistics, softmax and logits are float32 in any case.
+        dtype: type of weights and activations. Norm statistics and softmax are float32 in any case.
     """
 
     kind: Literal["cpu", "gpu"]
