@@ -9,11 +9,12 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status.rpc_status import to_status
 from prometheus_client import Counter, Histogram
 
 from internvl.errors import InternalError, ServingError, status_code
-from internvl.rpc.request_stream import RequestStream
+from internvl.rpc.request_stream import UNREADABLE, RequestStream, readable
 from internvl.rpc.status import status_from_error
 from internvl.telemetry import get_logger
 
@@ -48,7 +49,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 def _wrap(handler: Handler, method: str) -> Handler:
     options = {
-        "request_deserializer": handler.request_deserializer,
+        "request_deserializer": _lenient(handler.request_deserializer),
         "response_serializer": handler.response_serializer,
     }
     if handler.unary_unary:
@@ -64,7 +65,7 @@ def _single(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[.
     async def call(request: Any, context: Context) -> Any:
         request = _drainable(request)
         async with _observed(context, method, request):
-            return await behaviour(request, context)
+            return await behaviour(readable(request), context)
 
     return call
 
@@ -72,11 +73,29 @@ def _single(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[.
 def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         request = _drainable(request)
-        async with _observed(context, method, request), aclosing(behaviour(request, context)) as responses:
+        async with (
+            _observed(context, method, request),
+            aclosing(behaviour(readable(request), context)) as responses,
+        ):
             async for response in responses:
                 yield response
 
     return call
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Bytes that are no message become `UNREADABLE`: what grpc makes of an exception here is UNKNOWN, with
+    names of our classes."""
+    if deserialize is None:
+        return None
+
+    def attempt(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return UNREADABLE
+
+    return attempt
 
 
 def _drainable(request: Any) -> Any:

@@ -7,10 +7,27 @@ from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from typing import Generic, Self, TypeVar
 
+from internvl.errors import InvalidField
+
 M = TypeVar("M")
 
 DRAIN_S = 5.0
 DRAIN_IDLE_S = 0.2
+
+
+UNREADABLE = object()
+"""Takes the place of a request that could not be decoded."""
+
+
+def readable(request: M) -> M:
+    """The request itself.
+
+    Raises:
+        InvalidField: it could not be decoded.
+    """
+    if request is UNREADABLE:
+        raise InvalidField("request", "is not a message of this contract, or holds text that is not UTF-8")
+    return request
 
 
 class RequestStream(Generic[M]):
@@ -32,7 +49,7 @@ class RequestStream(Generic[M]):
         if self._messages is None:
             self._messages = aiter(self._source)
         try:
-            return await anext(self._messages)
+            return readable(await anext(self._messages))
         except StopAsyncIteration:
             self._ended = True
             raise
@@ -45,4 +62,5 @@ class RequestStream(Generic[M]):
         with suppress(TimeoutError, StopAsyncIteration, RuntimeError):
             async with asyncio.timeout(DRAIN_S):
                 while True:
-                    await asyncio.wait_for(anext(self), DRAIN_IDLE_S)
+                    with suppress(InvalidField):
+                        await asyncio.wait_for(anext(self), DRAIN_IDLE_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -58,7 +58,18 @@ class _Service(llm_service_pb2_grpc.LlmServiceServicer):
             self.closed.set()
 
 
-def _serve(service: _Service):  # type: ignore[no-untyped-def]
+class _Reader(llm_service_pb2_grpc.LlmServiceServicer):
+    """Reads what is sent."""
+
+    async def CountTokens(self, request, context):  # type: ignore[no-untyped-def]
+        return llm_service_pb2.CountTokensResponse(prompt_tokens=len(request.messages))
+
+    async def Generate(self, request_iterator, context) -> AsyncIterator[llm_service_pb2.GenerateResponse]:  # type: ignore[no-untyped-def]
+        async for _ in request_iterator:
+            yield llm_service_pb2.GenerateResponse()
+
+
+def _serve(service: llm_service_pb2_grpc.LlmServiceServicer):  # type: ignore[no-untyped-def]
     return serving(
         CONFIG, lambda s: llm_service_pb2_grpc.add_LlmServiceServicer_to_server(service, s), [SERVICE]
     )
@@ -109,6 +120,36 @@ def test_an_unexpected_exception_tells_nothing() -> None:
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(error)
     assert "0x7f" not in str(error)
+
+
+_ASKED = [llm_service_pb2.PromptMessage(parts=[llm_service_pb2.PromptPart(text="??")])]
+_COUNT = llm_service_pb2.CountTokensRequest(messages=_ASKED).SerializeToString()
+_OPEN = llm_service_pb2.GenerateRequest(
+    open=llm_service_pb2.GenerateOpen(messages=_ASKED)
+).SerializeToString()
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"\xff" * 3, lambda data: data.replace(b"??", b"\xff\xfe")])
+@pytest.mark.parametrize("method", ["CountTokens", "Generate"])
+def test_bytes_that_are_no_message_are_refused_and_tell_nothing(
+    method: str, damage: Callable[[bytes], bytes]
+) -> None:
+    async def call(channel: grpc.aio.Channel) -> None:
+        if method == "CountTokens":
+            await channel.unary_unary(f"/{SERVICE}/{method}")(damage(_COUNT), timeout=10)
+        else:
+            await channel.stream_unary(f"/{SERVICE}/{method}")(iter([damage(_OPEN)]), timeout=10)
+
+    async def scenario() -> errors.ServingError:
+        async with _serve(_Reader()) as running, open_channel(f"127.0.0.1:{running.port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel)
+            return error_from_rpc(caught.value, "llm service")
+
+    seen = asyncio.run(scenario())
+    assert isinstance(seen, errors.InvalidField)
+    assert seen.field == "request"
+    assert "protobuf" not in seen.message
 
 
 def test_a_transport_failure_names_the_tier_and_no_address() -> None:
