@@ -34,7 +34,7 @@ bench-%: .venv/runtime.stamp ## run one measurement, `make bench-NAME`; JSON=FIL
 # -- prove -------------------------------------------------------------------------------------------------------
 
 test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows it
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
 
 test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, below 6 GB of memory)
 	$(BIN)/python -m pytest -m slow $(TESTS)

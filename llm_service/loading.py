@@ -49,13 +49,13 @@ class LoadedModel:
             return ModelRunner.load(weights, self.config, device)
 
 
-def open_device(model: ModelConfig) -> Device:
-    """Choose where to compute; call it on the thread that will.
+def open_device(model: ModelConfig, config: InternVLConfig) -> Device:
+    """Choose where to compute a model; call it on the thread that will.
 
     Raises:
         ConfigError: no such device, or another number of threads was set before.
     """
-    runtime.prepare(model.threads)
+    runtime.prepare(model.threads, config)
     return runtime.open_device(model.device)
 
 

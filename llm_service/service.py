@@ -53,7 +53,7 @@ class EngineAssembly:
             CheckpointError, ConfigError: as `LoadedModel.load_decoder`, and for limits that cannot be met.
         """
         config, model = self._config, self._model
-        device = open_device(config.model)
+        device = open_device(config.model, model.config)
         decoder = model.load_decoder(device)
         self.cache_dtype = device.dtype
         self.limits = config.engine.limits(model.config, decoder.cache_bytes_per_token)

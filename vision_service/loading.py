@@ -44,7 +44,7 @@ class LoadedModel:
         """
         from kernels import runtime
 
-        runtime.prepare(threads)
+        runtime.prepare(threads, self.config)
         place = runtime.open_device(device)
         from vision_service.model.encoder import VisionEncoder
 
