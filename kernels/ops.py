@@ -1,8 +1,9 @@
 """The operators a model tier may use: one interface, so that another implementation can take their place.
 
-A model is written against `Ops` and gets an implementation when it is loaded (`open_ops`). Weights are packed
-by that implementation into holders it owns (`Matrix`, `Linear`), so a native one may keep them in its own
-layout or type. Activations are Paddle tensors, token-major: [tokens, channels] or [tiles, tokens, channels].
+A model is written against `Ops` and gets an implementation when it is loaded (`kernels.dispatch`). Weights
+are packed by that implementation into holders it owns (`Matrix`, `Linear`), so a native one may keep them in
+its own layout or type. Activations are Paddle tensors, token-major: [tokens, channels] or [tiles, tokens,
+channels].
 """
 
 from __future__ import annotations
@@ -102,10 +103,3 @@ class Ops(Protocol):
             [n, heads * d].
         """
         ...
-
-
-def open_ops(device: Device) -> Ops:
-    """The best implementation for the device; today plain Paddle operators on all of them."""
-    from kernels.paddle_ops import PaddleOps
-
-    return PaddleOps(device)

@@ -10,7 +10,8 @@ import paddle
 from internvl.checkpoint.tensor_specs import Part
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig, LlmConfig
-from kernels.ops import Linear, Ops, Tensor, open_ops
+from kernels.dispatch import open_ops
+from kernels.ops import Linear, Ops, Tensor
 from kernels.runtime import CPU, Device
 from kernels.weights import Weights, WeightStream, load_weights, specs_of
 from llm_service.model.batch import Chunk, check_chunks

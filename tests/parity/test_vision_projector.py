@@ -8,7 +8,7 @@ from parity_oracles import VisionOracle, random_weights, small_config, vision_pa
 
 from internvl.checkpoint.tensor_specs import Part
 from internvl.errors import ConfigError
-from kernels.ops import open_ops
+from kernels.dispatch import open_ops
 from kernels.runtime import CPU
 from kernels.weights import load_weights, specs_of
 from vision_service.model.encoder import VisionEncoder

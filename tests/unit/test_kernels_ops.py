@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from kernels.ops import Linear, Norm, open_ops
+from kernels.dispatch import open_ops
+from kernels.ops import Linear, Norm
 from kernels.runtime import CPU
 
 OPS = open_ops(CPU)

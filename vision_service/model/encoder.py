@@ -7,7 +7,8 @@ import numpy as np
 from internvl.checkpoint.tensor_specs import Part
 from internvl.errors import InternalError
 from internvl.model_config import InternVLConfig
-from kernels.ops import Ops, open_ops
+from kernels.dispatch import open_ops
+from kernels.ops import Ops
 from kernels.runtime import CPU, Device
 from kernels.weights import Specs, WeightStream, load_weights, specs_of
 from vision_service.model.projector import Projector, pixel_shuffle, shuffle_factor
