@@ -30,8 +30,13 @@ class Phase:
 
 LABELS = {"sheet": 5.0, "several": 1.0, "written": 1.0, "small_text": 0.6}
 EVERYTHING = {
-    "one": 0.15, "several": 2.0, "crowd": 2.4, "written": 1.8, "wide": 0.7, "small_text": 1.2,
-    "images": 1.6, "counts": 0.7, "slides": 2.0, "motion": 0.25, "talk": 0.1, "sheet": 1.6,
+    "one": 0.1, "several": 1.5, "crowd": 2.0, "written": 1.8, "wide": 0.8, "small_text": 1.2,
+    "images": 2.4, "counts": 0.8, "slides": 3.0, "motion": 0.2, "talk": 0.1, "sheet": 1.4,
+}  # fmt: skip
+
+HARD = {
+    "one": 0.1, "several": 0.8, "crowd": 2.0, "written": 3.2, "wide": 1.7, "small_text": 2.2,
+    "images": 0.9, "counts": 1.4, "slides": 1.6, "motion": 0.1, "talk": 0.1, "sheet": 1.4,
 }  # fmt: skip
 
 PHASES = (
@@ -39,7 +44,8 @@ PHASES = (
     Phase("labels", 500, LABELS, 1.4e-3, 8e-4, labels_only=True),
     Phase("first answers", 1400, EVERYTHING, 1.0e-3, 8.5e-4, warm_up=100),
     Phase("everything", 6100, EVERYTHING, 7.0e-4, 6.0e-5, scale=0.5, label_weight=1.0),
-    Phase("finish", 500, EVERYTHING, 6.0e-5, 1.0e-5, scale=0.5, label_weight=0.3),
+    Phase("hard ones", 1900, HARD, 2.4e-4, 4.0e-5, warm_up=30, scale=0.5, label_weight=0.5),
+    Phase("finish", 250, EVERYTHING, 4.0e-5, 1.0e-5, scale=0.5, label_weight=0.3),
 )
 
 

@@ -41,10 +41,8 @@ def several_images(rng: Rng, count: int, large: bool) -> Scene:
         named = [things[i].name]
         if sum(t.shape == things[i].shape for t in things) == 1:
             named.append(things[i].shape)
-        answer = f"the {say.ORDINALS[i]} image"
-        dialogues.append(
-            single_turn("which_image", ask(rng, say.WHICH_IMAGE, thing=pick(rng, named)), answer)
-        )
+        question = ask(rng, say.WHICH_IMAGE, thing=pick(rng, named))
+        dialogues.append(single_turn("which_image", question, str(i + 1)))
     i = int(rng.integers(count))
     nth, thing = say.ORDINALS[i], things[i]
     dialogues += [
@@ -107,7 +105,7 @@ def slides(rng: Rng, frames: int) -> Scene:
     named, three = rng.integers(0, len(things), 4), int(rng.integers(len(things)))
     absent = [s for s in SHAPES if s not in shapes]
     dialogues = [
-        single_turn("which_frame", ask(rng, say.WHICH_FRAME, shape=things[i].shape), f"frame {i + 1}")
+        single_turn("which_frame", ask(rng, say.WHICH_FRAME, shape=things[i].shape), str(i + 1))
         for i in named
     ]
     dialogues += [

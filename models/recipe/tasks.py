@@ -51,7 +51,7 @@ def batch_of_scenes(rng: Rng, task: str, level: Difficulty, scale: float = 1.0) 
     step."""
     grid, wide = pick(rng, GRIDS), pick(rng, WIDE_SIZES)
     count = int(rng.integers(2, 4))
-    frames = int(rng.choice([4, 6, 8], p=[0.75, 0.1, 0.15]))
+    frames = int(rng.choice([4, 6, 8], p=[0.8, 0.1, 0.1]))
     large = bool(rng.random() < 0.15)
     columns, rows = choose_grid(*wide)
     tiles = {
