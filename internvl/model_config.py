@@ -168,11 +168,16 @@ def parse_model_config(raw: Mapping[str, Any]) -> InternVLConfig:
 
 def _check_tiles(config: InternVLConfig) -> None:
     """The grid of patches must fold evenly, and the tower must have the layer that is read out."""
-    fold = 1 / config.downsample_ratio
-    if fold != round(fold) or config.vision.patches_per_side % round(fold):
+    if config.force_image_size % config.vision.patch_size:
         raise ConfigError(
-            f"downsample_ratio: {config.downsample_ratio} does not fold a grid of "
-            f"{config.vision.patches_per_side} x {config.vision.patches_per_side} patches"
+            f"force_image_size: {config.force_image_size} is not a multiple of the patch size, "
+            f"{config.vision.patch_size}"
+        )
+    fold = 1 / config.downsample_ratio
+    side = config.force_image_size // config.vision.patch_size
+    if fold != round(fold) or side % round(fold):
+        raise ConfigError(
+            f"downsample_ratio: {config.downsample_ratio} does not fold a grid of {side} x {side} patches"
         )
     layers = config.vision.num_hidden_layers
     if not -layers - 1 <= config.select_layer <= layers:

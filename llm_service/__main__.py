@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-from internvl.errors import CheckpointError, ConfigError, InternalError
-from internvl.telemetry import configure_logging
+from internvl.rpc import run_program
 from llm_service.config import parse_config
 from llm_service.service import serve
 
 
 def main() -> int:
-    """Run the service until it is told to stop; 2 for what cannot be served, 1 for a crash."""
-    try:
-        config = parse_config(sys.argv[1:])
-        configure_logging(config.server.log_level)
-        asyncio.run(serve(config))
-    except (CheckpointError, ConfigError) as error:
-        print(f"llm_service: {error}", file=sys.stderr)
-        return 2
-    except InternalError as error:
-        print(f"llm_service: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the service until it is told to stop; see `run_program` for the exit status."""
+    return run_program("llm_service", parse_config, serve)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import configargparse
 
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig
-from internvl.rpc import ServerConfig, add_server_flags
+from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 from llm_service.engine.limits import EngineLimits
 
 TRAINED_CONTEXT = 8192
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         auto_env_var_prefix="INTERNVL_LLM_",
         add_env_var_help=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=ServerHelpFormatter,
     )
     _add_model_flags(parser)
     _add_engine_flags(parser)

@@ -1,26 +1,17 @@
-"""`python -m vision_service`: serve the vision tier."""
+"""`python -m vision_service`."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-from internvl.errors import CheckpointError, ConfigError
-from internvl.telemetry import configure_logging
+from internvl.rpc import run_program
 from vision_service.config import parse_config
 from vision_service.service import serve
 
 
 def main() -> int:
-    """Run the service; returns the exit status."""
-    try:
-        config = parse_config()
-        configure_logging(config.server.log_level)
-        asyncio.run(serve(config))
-    except (CheckpointError, ConfigError) as error:
-        sys.stderr.write(f"vision_service: {error}\n")
-        return 1
-    return 0
+    """Run the service until it is told to stop; see `run_program` for the exit status."""
+    return run_program("vision_service", parse_config, serve)
 
 
 if __name__ == "__main__":

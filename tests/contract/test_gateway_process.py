@@ -80,7 +80,7 @@ def test_storage_that_cannot_be_opened_ends_the_start_with_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     started = run("-m", "gateway", "--listen", "127.0.0.1:0", flag, str(tmp_path / "file" / "inside"))
-    assert started.returncode == 1
+    assert started.returncode == 2
     assert started.stderr.startswith(f"gateway: {problem}")
     assert len(started.stderr.splitlines()) == 1
 

@@ -304,6 +304,6 @@ def test_a_start_that_cannot_work_ends_with_one_line(
 ) -> None:
     child = process(*flags)
     _, log = child.communicate(timeout=60)
-    assert child.returncode == 1
+    assert child.returncode == 2
     assert message in log
     assert len(log.splitlines()) == 1

@@ -42,6 +42,7 @@ def small_config(name: str = "InternVL2-4B") -> dict[str, Any]:
     }
     if name == "InternVL2-4B":
         raw["llm_config"]["rope_scaling"] |= {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
+    raw["force_image_size"] = raw["vision_config"]["image_size"]
     return raw
 
 

@@ -133,6 +133,8 @@ def test_a_wrong_type_is_named(section: str, key: str) -> None:
             "short_factor: must hold positive numbers",
         ),
         ("llm_config.rope_scaling.short_factor", [1.0] * 5 + [math.inf], "must hold positive numbers"),
+        ("force_image_size", 60, "force_image_size: 60 is not a multiple of the patch size, 14"),
+        ("force_image_size", 70, "downsample_ratio: 0.5 does not fold a grid of 5 x 5 patches"),
         ("downsample_ratio", 0.3, "downsample_ratio: 0.3 does not fold a grid of 4 x 4 patches"),
         ("downsample_ratio", 0.125, "downsample_ratio: 0.125 does not fold a grid of 4 x 4 patches"),
         ("select_layer", -4, "select_layer: -4 is not among 2 layers and the embedding"),
