@@ -83,7 +83,7 @@ def _parser() -> configargparse.ArgParser:
     storage.add_argument(
         "--media-dir", type=Path, metavar="DIR", help="where media is kept; unset: forgotten at the end"
     )
-    storage.add_argument("--max-media-mib", type=_positive, default=256, metavar="MIB", help="largest file")
+    storage.add_argument("--max-media-mib", type=_positive, default=64, metavar="MIB", help="largest file")
     storage.add_argument(
         "--media-quota-mib",
         type=_positive,
