@@ -28,7 +28,7 @@ from tests.unit.llm_samples import HIDDEN, ROPE_LIMIT, TOKENS_PER_TILE, write_ti
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, ModelRunner]:
     config = ModelConfig(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
     loaded = open_model(config)
-    return loaded, loaded.load_decoder(open_device(config))
+    return loaded, loaded.load_decoder(open_device(config, loaded.config))
 
 
 def tile(visual_id: str, number: int) -> np.ndarray[Any, Any]:
