@@ -54,7 +54,7 @@ def _server(address: str | None) -> Iterator[str]:
     if address:
         yield address
         return
-    with launch(LaunchConfig()) as stack:
+    with launch(LaunchConfig(ports=None)) as stack:
         yield stack.gateway_address
 
 
