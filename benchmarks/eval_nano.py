@@ -40,7 +40,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eval_nano", description=__doc__)
     parser.add_argument("--address", help="a running gateway; without it the three services are started here")
     parser.add_argument(
-        "--per-skill", type=int, default=100, metavar="N", help="held-out cases of each skill (100)"
+        "--per-skill", type=int, default=200, metavar="N", help="held-out cases of each skill (200)"
     )
     parser.add_argument("--skills", nargs="+", choices=tuple(SKILLS), default=tuple(SKILLS), metavar="SKILL")
     parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="conversations at a time (8)")
