@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import configargparse
 
 from internvl.errors import ConfigError
+from internvl.model_choice import ModelChoice, add_model_flags
 from internvl.model_config import InternVLConfig
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 from llm_service.engine.limits import EngineLimits
@@ -21,26 +20,6 @@ TRAINED_CONTEXT = 8192
 DEFAULT_KV_BYTES = 4 * 2**30
 
 _EPILOG = "Every flag can also be set as INTERNVL_LLM_<FLAG>, for example INTERNVL_LLM_MAX_RUNNING."
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Which decoder to load, and where it computes.
-
-    Attributes:
-        folder: a checkpoint in a released layout.
-        device: `cpu` or `gpu:N`.
-        threads: of the compute pool on CPU; None leaves it to the machine.
-    """
-
-    folder: Path
-    device: str = "cpu"
-    threads: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the model, for people."""
-        return self.folder.resolve().name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +63,7 @@ class EngineConfig:
 class Config:
     """The whole service."""
 
-    model: ModelConfig
+    model: ModelChoice
     server: ServerConfig
     engine: EngineConfig = EngineConfig()
 
@@ -98,7 +77,7 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
     args = _parser().parse_args(argv)
     _check_positive(args)
     return Config(
-        model=ModelConfig(args.model or default_model(), args.device, args.threads),
+        model=ModelChoice.from_args(args),
         server=ServerConfig.from_args(args),
         engine=EngineConfig(
             context_limit=args.context_limit,
@@ -112,19 +91,6 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
     )
 
 
-def default_model() -> Path:
-    """The model that comes with this package.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    package = importlib.util.find_spec("models")
-    folder = Path(package.origin).parent / "nano" if package and package.origin else None
-    if folder is None or not (folder / "config.json").exists():
-        raise ConfigError("--model: needed, because this installation holds no default model")
-    return folder
-
-
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = configargparse.ArgParser(
         prog="python -m llm_service",
@@ -134,33 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         add_env_var_help=False,
         formatter_class=ServerHelpFormatter,
     )
-    _add_model_flags(parser)
+    add_model_flags(parser)
     _add_engine_flags(parser)
     add_server_flags(parser, default_listen="127.0.0.1:50052")
     return parser
-
-
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        type=Path,
-        metavar="DIR",
-        help="checkpoint in a released layout; unset: the embedded nano model",
-    )
-    group.add_argument("--device", default="cpu", metavar="cpu|gpu:N", help="where the decoder computes")
-    group.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="compute threads on CPU; unset: OMP_NUM_THREADS, or one a core",
-    )
-    group.add_argument(
-        "--context-limit",
-        type=int,
-        metavar="TOKENS",
-        help=f"most tokens of prompt and answer together; unset: the model's, at most {TRAINED_CONTEXT}",
-    )
 
 
 def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +113,12 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     def add(flag: str, default: float, unit: str, text: str) -> None:
         group.add_argument(flag, type=type(default), default=default, metavar=unit, help=text)
 
+    group.add_argument(
+        "--context-limit",
+        type=int,
+        metavar="TOKENS",
+        help=f"most tokens of prompt and answer together; unset: the model's, at most {TRAINED_CONTEXT}",
+    )
     group.add_argument(
         "--kv-budget-tokens",
         type=int,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from internvl.checkpoint import Checkpoint, Part, open_checkpoint, progress_bar
+from internvl.model_choice import ModelChoice
 from internvl.model_config import InternVLConfig, read_model_config
 from kernels import runtime
 from kernels.runtime import Device
-from llm_service.config import ModelConfig
 from llm_service.text.stopping import default_stop_ids
 from llm_service.text.template import check_tokenizer
 from llm_service.text.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class LoadedModel:
             return ModelRunner.load(weights, self.config, device)
 
 
-def open_device(model: ModelConfig, config: InternVLConfig) -> Device:
+def open_device(model: ModelChoice, config: InternVLConfig) -> Device:
     """Choose where to compute a model; call it on the thread that will.
 
     Raises:
@@ -59,7 +59,7 @@ def open_device(model: ModelConfig, config: InternVLConfig) -> Device:
     return runtime.open_device(model.device)
 
 
-def open_model(model: ModelConfig) -> LoadedModel:
+def open_model(model: ModelChoice) -> LoadedModel:
     """Check a checkpoint and its tokenizer, and fingerprint the decoder's weights.
 
     Raises:

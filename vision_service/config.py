@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import configargparse
 
 from internvl.errors import ConfigError
+from internvl.model_choice import ModelChoice, add_model_flags
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 from vision_service.decoding import DecodeConfig
 from vision_service.encoder import EncoderConfig
@@ -23,30 +22,10 @@ _EPILOG = "Every flag can also be set as INTERNVL_VISION_<FLAG>, for example INT
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Which encoder to load, and where it computes.
-
-    Attributes:
-        folder: a checkpoint in a released layout.
-        device: `cpu` or `gpu:N`.
-        threads: of the compute pool on CPU; None leaves it to the machine.
-    """
-
-    folder: Path
-    device: str = "cpu"
-    threads: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the model, for people."""
-        return self.folder.resolve().name
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """The whole service."""
 
-    model: ModelConfig
+    model: ModelChoice
     server: ServerConfig
     media: MediaLimits = field(default_factory=MediaLimits)
     requests: RequestLimits = field(default_factory=RequestLimits)
@@ -63,7 +42,7 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
     args = _parser().parse_args(argv)
     _require_positive(args)
     return Config(
-        model=ModelConfig(args.model or default_model(), args.device, args.threads),
+        model=ModelChoice.from_args(args),
         server=ServerConfig.from_args(args),
         media=MediaLimits(
             max_pixels=args.max_pixels,
@@ -84,19 +63,6 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
     )
 
 
-def default_model() -> Path:
-    """The model that comes with this package.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    package = importlib.util.find_spec("models")
-    folder = Path(package.origin).parent / "nano" if package and package.origin else None
-    if folder is None or not (folder / "config.json").exists():
-        raise ConfigError("--model: needed, because this installation holds no default model")
-    return folder
-
-
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = configargparse.ArgParser(
         prog="python -m vision_service",
@@ -106,25 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         add_env_var_help=False,
         formatter_class=ServerHelpFormatter,
     )
-    _add_model_flags(parser)
+    add_model_flags(parser)
     _add_limit_flags(parser)
     _add_compute_flags(parser)
     add_server_flags(parser, default_listen="127.0.0.1:50051")
     return parser
-
-
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        type=Path,
-        metavar="DIR",
-        help="checkpoint, in a released layout (default: the embedded one)",
-    )
-    group.add_argument("--device", default="cpu", metavar="cpu|gpu:N", help="where the encoder computes")
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="compute threads on CPU (default: one a core)"
-    )
 
 
 def _add_limit_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 from internvl.checkpoint import Checkpoint, Part, open_checkpoint, progress_bar
+from internvl.model_choice import ModelChoice
 from internvl.model_config import InternVLConfig, read_model_config
-from vision_service.config import ModelConfig
 from vision_service.encoder import TileModel
 from vision_service.tiling import TilingOptions
 from vision_service.visual_id import EncoderIdentity
@@ -52,7 +52,7 @@ class LoadedModel:
             return VisionEncoder.load(self._checkpoint.tensors(_OURS, progress), self.config, place)
 
 
-def open_model(model: ModelConfig) -> LoadedModel:
+def open_model(model: ModelChoice) -> LoadedModel:
     """Check a checkpoint and fingerprint the part of it that this service uses.
 
     Raises:

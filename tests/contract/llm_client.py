@@ -13,10 +13,11 @@ import numpy as np
 from prometheus_client import REGISTRY
 
 from internvl.errors import ServingError
+from internvl.model_choice import ModelChoice
 from internvl.rpc import ServerConfig, error_from_rpc, open_channel, serving
 from internvl.tensors import BFLOAT16, to_proto
 from internvl.v1 import content_pb2, llm_service_pb2, llm_service_pb2_grpc, tensor_pb2
-from llm_service.config import Config, EngineConfig, ModelConfig
+from llm_service.config import Config, EngineConfig
 from llm_service.server import SERVICE_NAME
 from llm_service.service import open_service, registration
 from tests.unit.llm_samples import HIDDEN, TOKENS_PER_TILE
@@ -116,7 +117,7 @@ class Stream:
 async def llm_service(folder: Path, **engine: Any) -> AsyncIterator[Service]:
     """Start the service; `engine` are fields of `EngineConfig`."""
     server = ServerConfig(listen="127.0.0.1:0", grace_s=20.0)
-    config = Config(ModelConfig(folder), server, EngineConfig(**engine))
+    config = Config(ModelChoice(folder), server, EngineConfig(**engine))
     async with (
         open_service(config, on_crash=lambda: None) as service,
         serving(server, registration(service), [SERVICE_NAME]) as running,

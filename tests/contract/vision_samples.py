@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from internvl.checkpoint import series_config, write_random_checkpoint
 from internvl.errors import ServingError
+from internvl.model_choice import ModelChoice
 from internvl.rpc import Running, ServerConfig, error_from_rpc, open_channel, serving
 from internvl.telemetry import configure_logging
 from internvl.v1 import content_pb2, vision_service_pb2, vision_service_pb2_grpc
-from vision_service.config import Config, ModelConfig
+from vision_service.config import Config
 from vision_service.decoding import DecodeConfig
 from vision_service.encoder import TileModel
 from vision_service.loading import LoadedModel, open_model
@@ -64,7 +65,7 @@ def write_small_checkpoint(folder: Path) -> Path:
 def small_config(folder: Path) -> Config:
     """Quick limits for tests."""
     return Config(
-        model=ModelConfig(folder, threads=None),
+        model=ModelChoice(folder, threads=None),
         server=ServerConfig(listen="127.0.0.1:0", grace_s=20.0),
         decode=DecodeConfig(workers=1, timeout_s=20.0),
     )
@@ -110,7 +111,7 @@ class HeldModel(LoadedModel):
 
 
 def held_model(folder: Path) -> HeldModel:
-    model = open_model(ModelConfig(folder))
+    model = open_model(ModelChoice(folder))
     return HeldModel(model.name, model.config, model.identity, model._checkpoint)
 
 

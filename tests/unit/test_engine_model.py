@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from internvl.model_choice import ModelChoice
 from internvl.model_config import InternVLConfig
-from llm_service.config import ModelConfig
 from llm_service.engine.engine import Engine
 from llm_service.engine.events import Delta, Event, Failed
 from llm_service.engine.limits import EngineLimits
@@ -26,7 +26,7 @@ from tests.unit.llm_samples import HIDDEN, ROPE_LIMIT, TOKENS_PER_TILE, write_ti
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, ModelRunner]:
-    config = ModelConfig(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+    config = ModelChoice(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
     loaded = open_model(config)
     return loaded, loaded.load_decoder(open_device(config, loaded.config))
 

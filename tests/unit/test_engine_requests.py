@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl.errors import ContextTooLong, InvalidField
+from internvl.model_choice import ModelChoice
 from internvl.v1 import content_pb2, llm_service_pb2, tensor_pb2
-from llm_service.config import ModelConfig
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request
 from llm_service.loading import open_model
@@ -23,7 +23,7 @@ LIMITS = EngineLimits(context_limit=400, kv_budget_tokens=10_000)
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> RequestReader:
     folder = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-    return RequestReader(open_model(ModelConfig(folder)), LIMITS)
+    return RequestReader(open_model(ModelChoice(folder)), LIMITS)
 
 
 def maybe(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
