@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import signal
 import time
 from dataclasses import asdict
 from multiprocessing.synchronize import Barrier
@@ -133,10 +134,19 @@ def run(work: Path, seed: int) -> None:
             )
             for rank in range(PROCESSES)
         ]
+        # Inherited by the workers: Ctrl-C reaches the whole process group, and this process alone answers it.
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for job in jobs:
             job.start()
+        signal.signal(signal.SIGINT, answer)
         for job in jobs:
             job.join()
+    except KeyboardInterrupt:
+        for job in jobs:
+            job.kill()
+        raise SystemExit(
+            f"\nstopped; run it again to go on from the last checkpoint, at most {CHECKPOINT_SECONDS} s back"
+        ) from None
     finally:
         state.unlink()
     if any(job.exitcode for job in jobs):
