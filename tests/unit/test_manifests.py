@@ -187,8 +187,14 @@ def test_gateway_with_a_local_store_has_one_replica() -> None:
     deployment = find("Deployment", "gateway")["spec"]
     assert deployment["replicas"] == 1
     assert deployment["strategy"] == {"type": "Recreate"}
+    assert find("HorizontalPodAutoscaler", "gateway")["spec"]["maxReplicas"] == 1
+
+
+def test_every_tier_has_its_own_autoscaler_and_headless_service() -> None:
     scaled = {r.body["spec"]["scaleTargetRef"]["name"] for r in listed() if "Autoscaler" in r.body["kind"]}
-    assert scaled == {"vision", "llm"}
+    assert scaled == {"vision", "llm", "gateway"}
+    for tier in TIERS:
+        assert find("Service", tier)["spec"]["clusterIP"] == "None"
 
 
 def compose() -> dict[str, Any]:
