@@ -11,7 +11,7 @@ import configargparse
 from internvl.errors import ConfigError
 from internvl.model_choice import ModelChoice, add_model_flags
 from internvl.model_config import InternVLConfig
-from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
+from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags, require_positive
 from llm_service.engine.limits import EngineLimits
 
 TRAINED_CONTEXT = 8192
@@ -75,7 +75,7 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
         ConfigError: a number out of range, or no model to serve.
     """
     args = _parser().parse_args(argv)
-    _check_positive(args)
+    require_positive(args)
     return Config(
         model=ModelChoice.from_args(args),
         server=ServerConfig.from_args(args),
@@ -135,13 +135,3 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--step-token-budget", engine.step_token_budget, "TOKENS", "most tokens computed in one step")
     add("--tile-timeout-seconds", engine.tile_timeout_s, "S", "longest time to stand still for a tile")
     add("--stream-limit", engine.stream_limit, "N", "messages of one answer that may wait to be read")
-
-
-def _check_positive(args: argparse.Namespace) -> None:
-    for name in (
-        *("threads", "context_limit", "kv_budget_tokens", "max_running", "queue_limit"),
-        *("step_token_budget", "tile_timeout_seconds", "stream_limit"),
-    ):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")

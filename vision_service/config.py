@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 import configargparse
 
-from internvl.errors import ConfigError
 from internvl.model_choice import ModelChoice, add_model_flags
-from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
+from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags, require_positive
 from vision_service.decoding import DecodeConfig
 from vision_service.encoder import EncoderConfig
 from vision_service.limits import MediaLimits, RequestLimits
@@ -40,7 +39,7 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
         ConfigError: a number below 1, or no model to serve.
     """
     args = _parser().parse_args(argv)
-    _require_positive(args)
+    require_positive(args)
     return Config(
         model=ModelChoice.from_args(args),
         server=ServerConfig.from_args(args),
@@ -126,10 +125,3 @@ def _add_compute_flags(parser: argparse.ArgumentParser) -> None:
 def default_decoders() -> int:
     """One decoder for every two cores this process may use, at most four."""
     return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
-
-
-def _require_positive(args: argparse.Namespace) -> None:
-    for name, value in vars(args).items():
-        may_be_zero = name in ("grace_seconds", "drain_delay_seconds")
-        if isinstance(value, int | float) and not may_be_zero and not value > 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from internvl.errors import ConfigError
 from internvl.telemetry import LOG_LEVELS
 
 MIB = 2**20
@@ -78,3 +79,15 @@ def add_server_flags(parser: argparse.ArgumentParser, default_listen: str) -> No
     group.add_argument(
         "--log-level", default="info", choices=LOG_LEVELS, help="least severe log line to write"
     )
+
+
+def require_positive(args: argparse.Namespace) -> None:
+    """Check that every number among the flags is above 0; only the two waits at the end may be 0.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    for name, value in vars(args).items():
+        may_be_zero = name in ("grace_seconds", "drain_delay_seconds")
+        if isinstance(value, int | float) and not may_be_zero and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")
