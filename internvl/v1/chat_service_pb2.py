@@ -28,7 +28,7 @@ from internvl.v1 import llm_service_pb2 as internvl_dot_v1_dot_llm__service__pb2
 from internvl.v1 import vision_service_pb2 as internvl_dot_v1_dot_vision__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1einternvl/v1/chat_service.proto\x12\x0binternvl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19internvl/v1/content.proto\x1a\x1dinternvl/v1/llm_service.proto\x1a internvl/v1/vision_service.proto\"\xea\x01\n\x0b\x43hatRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12*\n\x06prompt\x18\x04 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x17\n\nrequest_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x12\n\x10_conversation_idB\r\n\x0b_request_id\"\xcc\x01\n\x0c\x43hatResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.internvl.v1.ChatStartedH\x00\x12\x31\n\x08\x65ncoding\x18\x02 \x01(\x0b\x32\x1d.internvl.v1.EncodingProgressH\x00\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x17.internvl.v1.TokenDeltaH\x00\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x17.internvl.v1.ChatResultH\x00\x42\x07\n\x05\x65vent\"{\n\x0b\x43hatStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12*\n\x07layouts\x18\x04 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\"Q\n\x10\x45ncodingProgress\x12\x14\n\x0cvisual_index\x18\x01 \x01(\r\x12\x12\n\ntiles_done\x18\x02 \x01(\r\x12\x13\n\x0btiles_total\x18\x03 \x01(\r\"\x8b\x02\n\nChatResult\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.internvl.v1.Message\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.internvl.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.internvl.v1.Timings\x12\x1e\n\x16time_to_first_token_ms\x18\x05 \x01(\x01\x12!\n\x14\x63onversation_version\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x17\n\x15_conversation_version\"\x97\x01\n\x0fPlanTurnRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12*\n\x06prompt\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.PromptOptionsB\x12\n\x10_conversation_id\"\x91\x01\n\x10PlanTurnResponse\x12*\n\x07layouts\x18\x01 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x15\n\rcontext_limit\x18\x04 \x01(\r\x12\x0c\n\x04\x66its\x18\x05 \x01(\x08\"#\n\x12UploadMediaRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"g\n\x13UploadMediaResponse\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12*\n\x04info\x18\x03 \x01(\x0b\x32\x1c.internvl.v1.InspectResponse\"E\n\x19\x43reateConversationRequest\x12\x18\n\x0bsystem_text\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_system_text\"M\n\x1a\x43reateConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"\xc2\x01\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12&\n\x08messages\x18\x03 \x03(\x0b\x32\x14.internvl.v1.Message\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"J\n\x17GetConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"\x13\n\x11ServerInfoRequest\"s\n\x12ServerInfoResponse\x12+\n\x03llm\x18\x01 \x01(\x0b\x32\x1e.internvl.v1.ModelInfoResponse\x12\x30\n\x06vision\x18\x02 \x01(\x0b\x32 .internvl.v1.EncoderInfoResponse2\xe4\x04\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x18.internvl.v1.ChatRequest\x1a\x19.internvl.v1.ChatResponse0\x01\x12G\n\x08PlanTurn\x12\x1c.internvl.v1.PlanTurnRequest\x1a\x1d.internvl.v1.PlanTurnResponse\x12R\n\x0bUploadMedia\x12\x1f.internvl.v1.UploadMediaRequest\x1a .internvl.v1.UploadMediaResponse(\x01\x12\x65\n\x12\x43reateConversation\x12&.internvl.v1.CreateConversationRequest\x1a\'.internvl.v1.CreateConversationResponse\x12\\\n\x0fGetConversation\x12#.internvl.v1.GetConversationRequest\x1a$.internvl.v1.GetConversationResponse\x12\x65\n\x12\x44\x65leteConversation\x12&.internvl.v1.DeleteConversationRequest\x1a\'.internvl.v1.DeleteConversationResponse\x12M\n\nServerInfo\x12\x1e.internvl.v1.ServerInfoRequest\x1a\x1f.internvl.v1.ServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1einternvl/v1/chat_service.proto\x12\x0binternvl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19internvl/v1/content.proto\x1a\x1dinternvl/v1/llm_service.proto\x1a internvl/v1/vision_service.proto\"\xaa\x02\n\x0b\x43hatRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12*\n\x06prompt\x18\x04 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x17\n\nrequest_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\x12want_replay_bundle\x18\x07 \x01(\x08\x42\x12\n\x10_conversation_idB\r\n\x0b_request_idB\x0b\n\t_priority\"\xcc\x01\n\x0c\x43hatResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.internvl.v1.ChatStartedH\x00\x12\x31\n\x08\x65ncoding\x18\x02 \x01(\x0b\x32\x1d.internvl.v1.EncodingProgressH\x00\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x17.internvl.v1.TokenDeltaH\x00\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x17.internvl.v1.ChatResultH\x00\x42\x07\n\x05\x65vent\"{\n\x0b\x43hatStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12*\n\x07layouts\x18\x04 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\"Q\n\x10\x45ncodingProgress\x12\x14\n\x0cvisual_index\x18\x01 \x01(\r\x12\x12\n\ntiles_done\x18\x02 \x01(\r\x12\x13\n\x0btiles_total\x18\x03 \x01(\r\"\xe5\x02\n\nChatResult\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.internvl.v1.Message\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.internvl.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.internvl.v1.Timings\x12\x1e\n\x16time_to_first_token_ms\x18\x05 \x01(\x01\x12!\n\x14\x63onversation_version\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12*\n\x07\x63hoices\x18\x07 \x03(\x0b\x32\x19.internvl.v1.ChoiceResult\x12\x1a\n\rreplay_bundle\x18\x08 \x01(\x0cH\x01\x88\x01\x01\x42\x17\n\x15_conversation_versionB\x10\n\x0e_replay_bundle\"\x97\x01\n\x0fPlanTurnRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12*\n\x06prompt\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.PromptOptionsB\x12\n\x10_conversation_id\"\x91\x01\n\x10PlanTurnResponse\x12*\n\x07layouts\x18\x01 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x15\n\rcontext_limit\x18\x04 \x01(\r\x12\x0c\n\x04\x66its\x18\x05 \x01(\x08\"#\n\x12UploadMediaRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"g\n\x13UploadMediaResponse\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12*\n\x04info\x18\x03 \x01(\x0b\x32\x1c.internvl.v1.InspectResponse\"E\n\x19\x43reateConversationRequest\x12\x18\n\x0bsystem_text\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_system_text\"M\n\x1a\x43reateConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"\xc2\x01\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12&\n\x08messages\x18\x03 \x03(\x0b\x32\x14.internvl.v1.Message\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"J\n\x17GetConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"\x13\n\x11ServerInfoRequest\"s\n\x12ServerInfoResponse\x12+\n\x03llm\x18\x01 \x01(\x0b\x32\x1e.internvl.v1.ModelInfoResponse\x12\x30\n\x06vision\x18\x02 \x01(\x0b\x32 .internvl.v1.EncoderInfoResponse2\xe4\x04\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x18.internvl.v1.ChatRequest\x1a\x19.internvl.v1.ChatResponse0\x01\x12G\n\x08PlanTurn\x12\x1c.internvl.v1.PlanTurnRequest\x1a\x1d.internvl.v1.PlanTurnResponse\x12R\n\x0bUploadMedia\x12\x1f.internvl.v1.UploadMediaRequest\x1a .internvl.v1.UploadMediaResponse(\x01\x12\x65\n\x12\x43reateConversation\x12&.internvl.v1.CreateConversationRequest\x1a\'.internvl.v1.CreateConversationResponse\x12\\\n\x0fGetConversation\x12#.internvl.v1.GetConversationRequest\x1a$.internvl.v1.GetConversationResponse\x12\x65\n\x12\x44\x65leteConversation\x12&.internvl.v1.DeleteConversationRequest\x1a\'.internvl.v1.DeleteConversationResponse\x12M\n\nServerInfo\x12\x1e.internvl.v1.ServerInfoRequest\x1a\x1f.internvl.v1.ServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,41 +36,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'internvl.v1.chat_service_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHATREQUEST']._serialized_start=173
-  _globals['_CHATREQUEST']._serialized_end=407
-  _globals['_CHATRESPONSE']._serialized_start=410
-  _globals['_CHATRESPONSE']._serialized_end=614
-  _globals['_CHATSTARTED']._serialized_start=616
-  _globals['_CHATSTARTED']._serialized_end=739
-  _globals['_ENCODINGPROGRESS']._serialized_start=741
-  _globals['_ENCODINGPROGRESS']._serialized_end=822
-  _globals['_CHATRESULT']._serialized_start=825
-  _globals['_CHATRESULT']._serialized_end=1092
-  _globals['_PLANTURNREQUEST']._serialized_start=1095
-  _globals['_PLANTURNREQUEST']._serialized_end=1246
-  _globals['_PLANTURNRESPONSE']._serialized_start=1249
-  _globals['_PLANTURNRESPONSE']._serialized_end=1394
-  _globals['_UPLOADMEDIAREQUEST']._serialized_start=1396
-  _globals['_UPLOADMEDIAREQUEST']._serialized_end=1431
-  _globals['_UPLOADMEDIARESPONSE']._serialized_start=1433
-  _globals['_UPLOADMEDIARESPONSE']._serialized_end=1536
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=1538
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=1607
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=1609
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=1686
-  _globals['_CONVERSATION']._serialized_start=1689
-  _globals['_CONVERSATION']._serialized_end=1883
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=1885
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=1934
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=1936
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=2010
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2012
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2064
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2066
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2094
-  _globals['_SERVERINFOREQUEST']._serialized_start=2096
-  _globals['_SERVERINFOREQUEST']._serialized_end=2115
-  _globals['_SERVERINFORESPONSE']._serialized_start=2117
-  _globals['_SERVERINFORESPONSE']._serialized_end=2232
-  _globals['_CHATSERVICE']._serialized_start=2235
-  _globals['_CHATSERVICE']._serialized_end=2847
+  _globals['_CHATREQUEST']._serialized_end=471
+  _globals['_CHATRESPONSE']._serialized_start=474
+  _globals['_CHATRESPONSE']._serialized_end=678
+  _globals['_CHATSTARTED']._serialized_start=680
+  _globals['_CHATSTARTED']._serialized_end=803
+  _globals['_ENCODINGPROGRESS']._serialized_start=805
+  _globals['_ENCODINGPROGRESS']._serialized_end=886
+  _globals['_CHATRESULT']._serialized_start=889
+  _globals['_CHATRESULT']._serialized_end=1246
+  _globals['_PLANTURNREQUEST']._serialized_start=1249
+  _globals['_PLANTURNREQUEST']._serialized_end=1400
+  _globals['_PLANTURNRESPONSE']._serialized_start=1403
+  _globals['_PLANTURNRESPONSE']._serialized_end=1548
+  _globals['_UPLOADMEDIAREQUEST']._serialized_start=1550
+  _globals['_UPLOADMEDIAREQUEST']._serialized_end=1585
+  _globals['_UPLOADMEDIARESPONSE']._serialized_start=1587
+  _globals['_UPLOADMEDIARESPONSE']._serialized_end=1690
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=1692
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=1761
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=1763
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=1840
+  _globals['_CONVERSATION']._serialized_start=1843
+  _globals['_CONVERSATION']._serialized_end=2037
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=2039
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=2088
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=2090
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=2164
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2166
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2218
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2220
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2248
+  _globals['_SERVERINFOREQUEST']._serialized_start=2250
+  _globals['_SERVERINFOREQUEST']._serialized_end=2269
+  _globals['_SERVERINFORESPONSE']._serialized_start=2271
+  _globals['_SERVERINFORESPONSE']._serialized_end=2386
+  _globals['_CHATSERVICE']._serialized_start=2389
+  _globals['_CHATSERVICE']._serialized_end=3001
 # @@protoc_insertion_point(module_scope)

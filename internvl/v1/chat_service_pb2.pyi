@@ -33,10 +33,16 @@ class ChatRequest(google.protobuf.message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    WANT_REPLAY_BUNDLE_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """The conversation to continue. Default: none; the gateway then keeps nothing of this turn but uploaded media."""
     request_id: builtins.str
     """Name of this request in logs on every tier. Default: made by the gateway."""
+    priority: builtins.int
+    """As in `GenerateOpen`. Default: 0."""
+    want_replay_bundle: builtins.bool
+    """As in `GenerateOpen`: `result` then carries the bundle. Default: false."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.Message]:
         """Without `conversation_id`: the whole conversation so far. With it: only what is new. The last message is the
@@ -59,11 +65,15 @@ class ChatRequest(google.protobuf.message.Message):
         sampling: internvl.v1.llm_service_pb2.SamplingParams | None = ...,
         prompt: internvl.v1.llm_service_pb2.PromptOptions | None = ...,
         request_id: builtins.str | None = ...,
+        priority: builtins.int | None = ...,
+        want_replay_bundle: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_request_id", b"_request_id", "conversation_id", b"conversation_id", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_request_id", b"_request_id", "conversation_id", b"conversation_id", "messages", b"messages", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_priority", b"_priority", "_request_id", b"_request_id", "conversation_id", b"conversation_id", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_priority", b"_priority", "_request_id", b"_request_id", "conversation_id", b"conversation_id", "messages", b"messages", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "want_replay_bundle", b"want_replay_bundle"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_conversation_id", b"_conversation_id"]) -> typing.Literal["conversation_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
 
@@ -179,12 +189,16 @@ class ChatResult(google.protobuf.message.Message):
     TIMINGS_FIELD_NUMBER: builtins.int
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: builtins.int
     CONVERSATION_VERSION_FIELD_NUMBER: builtins.int
+    CHOICES_FIELD_NUMBER: builtins.int
+    REPLAY_BUNDLE_FIELD_NUMBER: builtins.int
     finish_reason: internvl.v1.llm_service_pb2.FinishReason.ValueType
     """Why it ended."""
     time_to_first_token_ms: builtins.float
     """From the arrival of the request to the first text sent, in milliseconds."""
     conversation_version: builtins.int
     """Version of the conversation after this turn, if it belongs to one."""
+    replay_bundle: builtins.bytes
+    """A JSON document for `internvl replay`, if asked for."""
     @property
     def message(self) -> internvl.v1.content_pb2.Message:
         """The whole answer."""
@@ -197,6 +211,12 @@ class ChatResult(google.protobuf.message.Message):
     def timings(self) -> internvl.v1.llm_service_pb2.Timings:
         """Times of the language tier."""
 
+    @property
+    def choices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.llm_service_pb2.ChoiceResult]:
+        """How each of the `sampling.n` answers ended, in order; `message` and `finish_reason` are those of the first, which
+        is the one that a conversation keeps.
+        """
+
     def __init__(
         self,
         *,
@@ -206,10 +226,15 @@ class ChatResult(google.protobuf.message.Message):
         timings: internvl.v1.llm_service_pb2.Timings | None = ...,
         time_to_first_token_ms: builtins.float = ...,
         conversation_version: builtins.int | None = ...,
+        choices: collections.abc.Iterable[internvl.v1.llm_service_pb2.ChoiceResult] | None = ...,
+        replay_bundle: builtins.bytes | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_conversation_version", b"_conversation_version", "conversation_version", b"conversation_version", "message", b"message", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_conversation_version", b"_conversation_version", "conversation_version", b"conversation_version", "finish_reason", b"finish_reason", "message", b"message", "time_to_first_token_ms", b"time_to_first_token_ms", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_conversation_version", b"_conversation_version", "_replay_bundle", b"_replay_bundle", "conversation_version", b"conversation_version", "message", b"message", "replay_bundle", b"replay_bundle", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_conversation_version", b"_conversation_version", "_replay_bundle", b"_replay_bundle", "choices", b"choices", "conversation_version", b"conversation_version", "finish_reason", b"finish_reason", "message", b"message", "replay_bundle", b"replay_bundle", "time_to_first_token_ms", b"time_to_first_token_ms", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_conversation_version", b"_conversation_version"]) -> typing.Literal["conversation_version"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_replay_bundle", b"_replay_bundle"]) -> typing.Literal["replay_bundle"] | None: ...
 
 Global___ChatResult: typing_extensions.TypeAlias = ChatResult
 

@@ -26,49 +26,59 @@ from internvl.v1 import content_pb2 as internvl_dot_v1_dot_content__pb2
 from internvl.v1 import tensor_pb2 as internvl_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dinternvl/v1/llm_service.proto\x12\x0binternvl.v1\x1a\x19internvl/v1/content.proto\x1a\x18internvl/v1/tensor.proto\"j\n\x0fGenerateRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.internvl.v1.GenerateOpenH\x00\x12!\n\x04tile\x18\x02 \x01(\x0b\x32\x11.internvl.v1.TileH\x00\x42\t\n\x07message\"\xbf\x01\n\x0cGenerateOpen\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.internvl.v1.PromptMessage\x12-\n\x08sampling\x18\x02 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12*\n\x06prompt\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_request_id\"X\n\rPromptMessage\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.internvl.v1.Role\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.internvl.v1.PromptPart\"T\n\nPromptPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x06visual\x18\x02 \x01(\x0b\x32\x19.internvl.v1.VisualLayoutH\x00\x42\t\n\x07\x63ontent\"=\n\rPromptOptions\x12\x1a\n\rvisuals_first\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x10\n\x0e_visuals_first\"\xc8\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\rH\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\rH\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"\xa1\x01\n\x10GenerateResponse\x12)\n\x08\x61\x64mitted\x18\x01 \x01(\x0b\x32\x15.internvl.v1.AdmittedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.internvl.v1.TokenDeltaH\x00\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1b.internvl.v1.GenerateResultH\x00\x42\t\n\x07message\"u\n\x08\x41\x64mitted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\'\n\x06needed\x18\x04 \x03(\x0b\x32\x17.internvl.v1.VisualNeed\"3\n\nVisualNeed\x12\x11\n\tvisual_id\x18\x01 \x01(\t\x12\x12\n\nfirst_tile\x18\x02 \x01(\r\"-\n\nTokenDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xb4\x01\n\x0eGenerateResult\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.internvl.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.internvl.v1.Timings\x12\x17\n\nstop_match\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_stop_match\"g\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\"X\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x14\n\x0ctile_wait_ms\x18\x04 \x01(\x01\"n\n\x12\x43ountTokensRequest\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.internvl.v1.PromptMessage\x12*\n\x06prompt\x18\x02 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\"Z\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rcontext_limit\x18\x03 \x01(\r\"\x12\n\x10ModelInfoRequest\"\xf3\x01\n\x11ModelInfoResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x1b\n\x13weights_fingerprint\x18\x02 \x01(\t\x12\x15\n\rcontext_limit\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bhidden_size\x18\x05 \x01(\r\x12\x17\n\x0ftokens_per_tile\x18\x06 \x01(\r\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12*\n\x0b\x63\x61\x63he_dtype\x18\t \x01(\x0e\x32\x15.internvl.v1.DataType*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xf7\x01\n\nLlmService\x12K\n\x08Generate\x12\x1c.internvl.v1.GenerateRequest\x1a\x1d.internvl.v1.GenerateResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.internvl.v1.CountTokensRequest\x1a .internvl.v1.CountTokensResponse\x12J\n\tModelInfo\x12\x1d.internvl.v1.ModelInfoRequest\x1a\x1e.internvl.v1.ModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dinternvl/v1/llm_service.proto\x12\x0binternvl.v1\x1a\x19internvl/v1/content.proto\x1a\x18internvl/v1/tensor.proto\"j\n\x0fGenerateRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.internvl.v1.GenerateOpenH\x00\x12!\n\x04tile\x18\x02 \x01(\x0b\x32\x11.internvl.v1.TileH\x00\x42\t\n\x07message\"\xc4\x02\n\x0cGenerateOpen\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.internvl.v1.PromptMessage\x12-\n\x08sampling\x18\x02 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12*\n\x06prompt\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08priority\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x13\x64\x65livered_token_ids\x18\x06 \x03(\r\x12\x17\n\ncache_salt\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x1a\n\x12want_replay_bundle\x18\x08 \x01(\x08\x42\r\n\x0b_request_idB\x0b\n\t_priorityB\r\n\x0b_cache_salt\"X\n\rPromptMessage\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.internvl.v1.Role\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.internvl.v1.PromptPart\"T\n\nPromptPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x06visual\x18\x02 \x01(\x0b\x32\x19.internvl.v1.VisualLayoutH\x00\x42\t\n\x07\x63ontent\"=\n\rPromptOptions\x12\x1a\n\rvisuals_first\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x10\n\x0e_visuals_first\"\x9b\x05\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\rH\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\rH\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x0e\n\x01n\x18\r \x01(\rH\n\x88\x01\x01\x12>\n\nlogit_bias\x18\x0e \x03(\x0b\x32*.internvl.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x12%\n\x07grammar\x18\x10 \x01(\x0b\x32\x14.internvl.v1.Grammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x04\n\x02_nB\x0b\n\t_logprobs\"9\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x42\x06\n\x04\x66orm\"\xa1\x01\n\x10GenerateResponse\x12)\n\x08\x61\x64mitted\x18\x01 \x01(\x0b\x32\x15.internvl.v1.AdmittedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.internvl.v1.TokenDeltaH\x00\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1b.internvl.v1.GenerateResultH\x00\x42\t\n\x07message\"u\n\x08\x41\x64mitted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\'\n\x06needed\x18\x04 \x03(\x0b\x32\x17.internvl.v1.VisualNeed\"3\n\nVisualNeed\x12\x11\n\tvisual_id\x18\x01 \x01(\t\x12\x12\n\nfirst_tile\x18\x02 \x01(\r\"j\n\nTokenDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12+\n\x08logprobs\x18\x04 \x03(\x0b\x32\x19.internvl.v1.TokenLogprob\"h\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\r\n\x05token\x18\x03 \x01(\x0c\x12&\n\x03top\x18\x04 \x03(\x0b\x32\x19.internvl.v1.TokenLogprob\"\x8e\x02\n\x0eGenerateResult\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.internvl.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.internvl.v1.Timings\x12\x17\n\nstop_match\x18\x04 \x01(\tH\x00\x88\x01\x01\x12*\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x19.internvl.v1.ChoiceResult\x12\x1a\n\rreplay_bundle\x18\x06 \x01(\x0cH\x01\x88\x01\x01\x42\r\n\x0b_stop_matchB\x10\n\x0e_replay_bundle\"\x83\x01\n\x0c\x43hoiceResult\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12\x17\n\nstop_match\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\rB\r\n\x0b_stop_match\"g\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\"X\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x14\n\x0ctile_wait_ms\x18\x04 \x01(\x01\"n\n\x12\x43ountTokensRequest\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.internvl.v1.PromptMessage\x12*\n\x06prompt\x18\x02 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\"Z\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rcontext_limit\x18\x03 \x01(\r\"\x12\n\x10ModelInfoRequest\"\xf3\x01\n\x11ModelInfoResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x1b\n\x13weights_fingerprint\x18\x02 \x01(\t\x12\x15\n\rcontext_limit\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bhidden_size\x18\x05 \x01(\r\x12\x17\n\x0ftokens_per_tile\x18\x06 \x01(\r\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12*\n\x0b\x63\x61\x63he_dtype\x18\t \x01(\x0e\x32\x15.internvl.v1.DataType*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xf7\x01\n\nLlmService\x12K\n\x08Generate\x12\x1c.internvl.v1.GenerateRequest\x1a\x1d.internvl.v1.GenerateResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.internvl.v1.CountTokensRequest\x1a .internvl.v1.CountTokensResponse\x12J\n\tModelInfo\x12\x1d.internvl.v1.ModelInfoRequest\x1a\x1e.internvl.v1.ModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'internvl.v1.llm_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2330
-  _globals['_FINISHREASON']._serialized_end=2425
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=3124
+  _globals['_FINISHREASON']._serialized_end=3219
   _globals['_GENERATEREQUEST']._serialized_start=99
   _globals['_GENERATEREQUEST']._serialized_end=205
   _globals['_GENERATEOPEN']._serialized_start=208
-  _globals['_GENERATEOPEN']._serialized_end=399
-  _globals['_PROMPTMESSAGE']._serialized_start=401
-  _globals['_PROMPTMESSAGE']._serialized_end=489
-  _globals['_PROMPTPART']._serialized_start=491
-  _globals['_PROMPTPART']._serialized_end=575
-  _globals['_PROMPTOPTIONS']._serialized_start=577
-  _globals['_PROMPTOPTIONS']._serialized_end=638
-  _globals['_SAMPLINGPARAMS']._serialized_start=641
-  _globals['_SAMPLINGPARAMS']._serialized_end=1097
-  _globals['_GENERATERESPONSE']._serialized_start=1100
-  _globals['_GENERATERESPONSE']._serialized_end=1261
-  _globals['_ADMITTED']._serialized_start=1263
-  _globals['_ADMITTED']._serialized_end=1380
-  _globals['_VISUALNEED']._serialized_start=1382
-  _globals['_VISUALNEED']._serialized_end=1433
-  _globals['_TOKENDELTA']._serialized_start=1435
-  _globals['_TOKENDELTA']._serialized_end=1480
-  _globals['_GENERATERESULT']._serialized_start=1483
-  _globals['_GENERATERESULT']._serialized_end=1663
-  _globals['_USAGE']._serialized_start=1665
-  _globals['_USAGE']._serialized_end=1768
-  _globals['_TIMINGS']._serialized_start=1770
-  _globals['_TIMINGS']._serialized_end=1858
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1860
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1970
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1972
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2062
-  _globals['_MODELINFOREQUEST']._serialized_start=2064
-  _globals['_MODELINFOREQUEST']._serialized_end=2082
-  _globals['_MODELINFORESPONSE']._serialized_start=2085
-  _globals['_MODELINFORESPONSE']._serialized_end=2328
-  _globals['_LLMSERVICE']._serialized_start=2428
-  _globals['_LLMSERVICE']._serialized_end=2675
+  _globals['_GENERATEOPEN']._serialized_end=532
+  _globals['_PROMPTMESSAGE']._serialized_start=534
+  _globals['_PROMPTMESSAGE']._serialized_end=622
+  _globals['_PROMPTPART']._serialized_start=624
+  _globals['_PROMPTPART']._serialized_end=708
+  _globals['_PROMPTOPTIONS']._serialized_start=710
+  _globals['_PROMPTOPTIONS']._serialized_end=771
+  _globals['_SAMPLINGPARAMS']._serialized_start=774
+  _globals['_SAMPLINGPARAMS']._serialized_end=1441
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1223
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1271
+  _globals['_GRAMMAR']._serialized_start=1443
+  _globals['_GRAMMAR']._serialized_end=1500
+  _globals['_GENERATERESPONSE']._serialized_start=1503
+  _globals['_GENERATERESPONSE']._serialized_end=1664
+  _globals['_ADMITTED']._serialized_start=1666
+  _globals['_ADMITTED']._serialized_end=1783
+  _globals['_VISUALNEED']._serialized_start=1785
+  _globals['_VISUALNEED']._serialized_end=1836
+  _globals['_TOKENDELTA']._serialized_start=1838
+  _globals['_TOKENDELTA']._serialized_end=1944
+  _globals['_TOKENLOGPROB']._serialized_start=1946
+  _globals['_TOKENLOGPROB']._serialized_end=2050
+  _globals['_GENERATERESULT']._serialized_start=2053
+  _globals['_GENERATERESULT']._serialized_end=2323
+  _globals['_CHOICERESULT']._serialized_start=2326
+  _globals['_CHOICERESULT']._serialized_end=2457
+  _globals['_USAGE']._serialized_start=2459
+  _globals['_USAGE']._serialized_end=2562
+  _globals['_TIMINGS']._serialized_start=2564
+  _globals['_TIMINGS']._serialized_end=2652
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2654
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2764
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2766
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2856
+  _globals['_MODELINFOREQUEST']._serialized_start=2858
+  _globals['_MODELINFOREQUEST']._serialized_end=2876
+  _globals['_MODELINFORESPONSE']._serialized_start=2879
+  _globals['_MODELINFORESPONSE']._serialized_end=3122
+  _globals['_LLMSERVICE']._serialized_start=3222
+  _globals['_LLMSERVICE']._serialized_end=3469
 # @@protoc_insertion_point(module_scope)

@@ -83,8 +83,18 @@ class GenerateOpen(google.protobuf.message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    DELIVERED_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    CACHE_SALT_FIELD_NUMBER: builtins.int
+    WANT_REPLAY_BUNDLE_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Name of this request in logs. Default: made by the server."""
+    priority: builtins.int
+    """Goes before requests of lower priority, in the queue and under memory pressure. Default: 0. Range -10 to 10."""
+    cache_salt: builtins.str
+    """Keys and values are shared only with requests of the same salt. Default: none. At most 128 characters."""
+    want_replay_bundle: builtins.bool
+    """Whether `result` carries a bundle that re-runs this request offline. It holds the prompt. Default: false."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PromptMessage]:
         """The conversation so far; the last message is the user's. Required."""
@@ -97,6 +107,12 @@ class GenerateOpen(google.protobuf.message.Message):
     def prompt(self) -> Global___PromptOptions:
         """How to lay out the prompt. Default: as the reference `chat()` does."""
 
+    @property
+    def delivered_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Ids of the tokens of this answer that were delivered before: generation goes on behind them as if it had never
+        stopped, and only what follows is sent. Needs the same messages, sampling and seed. Not with `sampling.n` above 1.
+        """
+
     def __init__(
         self,
         *,
@@ -104,9 +120,18 @@ class GenerateOpen(google.protobuf.message.Message):
         sampling: Global___SamplingParams | None = ...,
         prompt: Global___PromptOptions | None = ...,
         request_id: builtins.str | None = ...,
+        priority: builtins.int | None = ...,
+        delivered_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        cache_salt: builtins.str | None = ...,
+        want_replay_bundle: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_request_id", b"_request_id", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_request_id", b"_request_id", "messages", b"messages", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cache_salt", b"_cache_salt", "_priority", b"_priority", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cache_salt", b"_cache_salt", "_priority", b"_priority", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "delivered_token_ids", b"delivered_token_ids", "messages", b"messages", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "want_replay_bundle", b"want_replay_bundle"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cache_salt", b"_cache_salt"]) -> typing.Literal["cache_salt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
 
 Global___GenerateOpen: typing_extensions.TypeAlias = GenerateOpen
@@ -189,6 +214,22 @@ class SamplingParams(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LogitBiasEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     TEMPERATURE_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     TOP_P_FIELD_NUMBER: builtins.int
@@ -201,6 +242,10 @@ class SamplingParams(google.protobuf.message.Message):
     MIN_TOKENS_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    N_FIELD_NUMBER: builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    GRAMMAR_FIELD_NUMBER: builtins.int
     temperature: builtins.float
     """Divides the logits. 0 is greedy. Default: 0. Range 0 to 2."""
     top_k: builtins.int
@@ -221,6 +266,14 @@ class SamplingParams(google.protobuf.message.Message):
     """Most tokens to generate. Default: 1024, or what is left of the context if that is less. At least 1."""
     min_tokens: builtins.int
     """Fewest tokens before a stop token or string may end the answer. Default: 0."""
+    n: builtins.int
+    """Answers to generate, each with random numbers of its own; the first is the one a request for one answer gets.
+    Default: 1. Range 1 to 16.
+    """
+    logprobs: builtins.int
+    """Report the log-probability of every token, and of this many of the likeliest ones in its place. Of the model's
+    own distribution, before penalties and temperature. Default: not reported. Range 0 to 20.
+    """
     @property
     def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Texts that end the answer; not part of it. At most 16, each of 1 to 256 characters."""
@@ -228,6 +281,14 @@ class SamplingParams(google.protobuf.message.Message):
     @property
     def stop_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Token ids that end the answer, beside the model's own."""
+
+    @property
+    def logit_bias(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.float]:
+        """Added to the logits of these token ids, after the penalties. Range -100 to 100. At most 1024."""
+
+    @property
+    def grammar(self) -> Global___Grammar:
+        """Keep the answer to a form. Default: free."""
 
     def __init__(
         self,
@@ -244,17 +305,25 @@ class SamplingParams(google.protobuf.message.Message):
         min_tokens: builtins.int | None = ...,
         stop: collections.abc.Iterable[builtins.str] | None = ...,
         stop_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        n: builtins.int | None = ...,
+        logit_bias: collections.abc.Mapping[builtins.int, builtins.float] | None = ...,
+        logprobs: builtins.int | None = ...,
+        grammar: Global___Grammar | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_frequency_penalty", b"_frequency_penalty"]) -> typing.Literal["frequency_penalty"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_p", b"_min_p"]) -> typing.Literal["min_p"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_tokens", b"_min_tokens"]) -> typing.Literal["min_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_n", b"_n"]) -> typing.Literal["n"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_presence_penalty", b"_presence_penalty"]) -> typing.Literal["presence_penalty"] | None: ...
     @typing.overload
@@ -269,6 +338,30 @@ class SamplingParams(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
 
 Global___SamplingParams: typing_extensions.TypeAlias = SamplingParams
+
+@typing.final
+class Grammar(google.protobuf.message.Message):
+    """The form that an answer must have. Stop tokens may come only where it is complete."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: builtins.int
+    REGEX_FIELD_NUMBER: builtins.int
+    json_schema: builtins.str
+    """A JSON schema, as JSON. At most 64 KiB."""
+    regex: builtins.str
+    """A regular expression that the whole answer matches. At most 4 KiB."""
+    def __init__(
+        self,
+        *,
+        json_schema: builtins.str = ...,
+        regex: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["form", b"form", "json_schema", b"json_schema", "regex", b"regex"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["form", b"form", "json_schema", b"json_schema", "regex", b"regex"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["form", b"form"]) -> typing.Literal["json_schema", "regex"] | None: ...
+
+Global___Grammar: typing_extensions.TypeAlias = Grammar
 
 @typing.final
 class GenerateResponse(google.protobuf.message.Message):
@@ -366,21 +459,63 @@ class TokenDelta(google.protobuf.message.Message):
 
     TEXT_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
+    CHOICE_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     text: builtins.str
     """Text that became certain. Always whole characters; may be empty while a character or stop text is incomplete."""
+    choice: builtins.int
+    """Which of the `sampling.n` answers, from 0."""
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Ids of the tokens decoded since the last delta."""
+
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """One for each of `token_ids`, if asked for."""
 
     def __init__(
         self,
         *,
         text: builtins.str = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        choice: builtins.int = ...,
+        logprobs: collections.abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["choice", b"choice", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
 Global___TokenDelta: typing_extensions.TypeAlias = TokenDelta
+
+@typing.final
+class TokenLogprob(google.protobuf.message.Message):
+    """How likely a token was."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    LOGPROB_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    token_id: builtins.int
+    """The token."""
+    logprob: builtins.float
+    """Natural logarithm of its probability."""
+    token: builtins.bytes
+    """The token's own bytes: UTF-8, or a part of a character. Empty for a control token."""
+    @property
+    def top(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The likeliest tokens in its place, likeliest first, without their own alternatives."""
+
+    def __init__(
+        self,
+        *,
+        token_id: builtins.int = ...,
+        logprob: builtins.float = ...,
+        token: builtins.bytes = ...,
+        top: collections.abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprob", b"logprob", "token", b"token", "token_id", b"token_id", "top", b"top"]) -> None: ...
+
+Global___TokenLogprob: typing_extensions.TypeAlias = TokenLogprob
 
 @typing.final
 class GenerateResult(google.protobuf.message.Message):
@@ -392,10 +527,14 @@ class GenerateResult(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
     STOP_MATCH_FIELD_NUMBER: builtins.int
+    CHOICES_FIELD_NUMBER: builtins.int
+    REPLAY_BUNDLE_FIELD_NUMBER: builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     stop_match: builtins.str
     """The stop string that ended the answer, if one did."""
+    replay_bundle: builtins.bytes
+    """A JSON document for `internvl replay`, if asked for."""
     @property
     def usage(self) -> Global___Usage:
         """What was counted."""
@@ -404,6 +543,10 @@ class GenerateResult(google.protobuf.message.Message):
     def timings(self) -> Global___Timings:
         """What it took."""
 
+    @property
+    def choices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChoiceResult]:
+        """How each of the `sampling.n` answers ended, in order. The fields above are those of the first."""
+
     def __init__(
         self,
         *,
@@ -411,12 +554,45 @@ class GenerateResult(google.protobuf.message.Message):
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
         stop_match: builtins.str | None = ...,
+        choices: collections.abc.Iterable[Global___ChoiceResult] | None = ...,
+        replay_bundle: builtins.bytes | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_stop_match", b"_stop_match", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_stop_match", b"_stop_match", "finish_reason", b"finish_reason", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_replay_bundle", b"_replay_bundle", "_stop_match", b"_stop_match", "replay_bundle", b"replay_bundle", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_replay_bundle", b"_replay_bundle", "_stop_match", b"_stop_match", "choices", b"choices", "finish_reason", b"finish_reason", "replay_bundle", b"replay_bundle", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_replay_bundle", b"_replay_bundle"]) -> typing.Literal["replay_bundle"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_stop_match", b"_stop_match"]) -> typing.Literal["stop_match"] | None: ...
 
 Global___GenerateResult: typing_extensions.TypeAlias = GenerateResult
+
+@typing.final
+class ChoiceResult(google.protobuf.message.Message):
+    """How one of several answers ended."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FINISH_REASON_FIELD_NUMBER: builtins.int
+    STOP_MATCH_FIELD_NUMBER: builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+    finish_reason: Global___FinishReason.ValueType
+    """Why it ended."""
+    stop_match: builtins.str
+    """The stop string that ended it, if one did."""
+    completion_tokens: builtins.int
+    """Its tokens, the stop token included."""
+    def __init__(
+        self,
+        *,
+        finish_reason: Global___FinishReason.ValueType = ...,
+        stop_match: builtins.str | None = ...,
+        completion_tokens: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_stop_match", b"_stop_match", "stop_match", b"stop_match"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_stop_match", b"_stop_match", "completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "stop_match", b"stop_match"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_stop_match", b"_stop_match"]) -> typing.Literal["stop_match"] | None: ...
+
+Global___ChoiceResult: typing_extensions.TypeAlias = ChoiceResult
 
 @typing.final
 class Usage(google.protobuf.message.Message):
@@ -435,7 +611,7 @@ class Usage(google.protobuf.message.Message):
     cached_tokens: builtins.int
     """Prompt tokens whose keys and values were still cached."""
     completion_tokens: builtins.int
-    """Tokens generated, the stop token included."""
+    """Tokens generated for all answers, stop tokens and those delivered before included."""
     def __init__(
         self,
         *,

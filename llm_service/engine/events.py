@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from internvl.errors import DeadlineExceeded, Overloaded, ServingError
 from llm_service.engine.request import VisualNeed
@@ -47,22 +47,51 @@ class Admitted:
     needed: tuple[VisualNeed, ...]
 
 
+class TokenLogprob(NamedTuple):
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+
+
+class Logprobs(NamedTuple):
+    """How likely a token was by the model's own distribution, and the likeliest ones in its place."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of the answer: text that became certain, and the tokens decoded."""
+    """More of an answer: text that became certain, and the tokens decoded.
+
+    Attributes:
+        choice: which of the request's answers.
+        logprobs: one for each token, if the request wants them.
+    """
 
     text: str
     token_ids: tuple[int, ...]
+    choice: int = 0
+    logprobs: tuple[Logprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceEnd:
+    """How one of a request's answers ended."""
+
+    reason: FinishReason
+    stop_match: str | None
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete. Nothing follows."""
+    """All answers are complete. Nothing follows."""
 
-    reason: FinishReason
+    choices: tuple[ChoiceEnd, ...]
     usage: Usage
     timings: Timings
-    stop_match: str | None
 
 
 @dataclass(frozen=True, slots=True)

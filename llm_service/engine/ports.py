@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_service.engine.scheduler import Work
-from llm_service.engine.sequence import Sequence
+from llm_service.engine.step import Step
 
 
 class Answer(Protocol):
@@ -28,24 +26,12 @@ class Answer(Protocol):
 
 
 class Runner(Protocol):
-    """The model's side of all sequences; `llm_service.runner.BatchRunner` is one."""
+    """The model and its paged cache; `llm_service.runner.BatchRunner` is one."""
 
-    def run(self, work: Many[Work]) -> NDArray[np.float32]:
-        """Compute every share of a step and advance its sequence.
-
-        Returns:
-            Logits at the last computed position of each, float32 [shares, vocabulary].
-        """
-        ...
-
-    def follow_rope(self, sequence: Sequence) -> bool:
-        """Have a sequence computed anew if its length has left the rope regime of its cache.
+    def run(self, step: Step) -> list[NDArray[np.float32]]:
+        """Do the step's copies, then compute its shares. Sequences are only read.
 
         Returns:
-            Whether keys and values were thrown away.
+            The logits that each share wants, float32 [share.wanted, vocabulary].
         """
-        ...
-
-    def drop(self, sequence: Sequence) -> None:
-        """Free the cache of a sequence; nothing if it has none."""
         ...

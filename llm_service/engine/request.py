@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,16 +47,40 @@ class VisualNeed:
     tiles: int
 
 
+class Guide(Protocol):
+    """Keeps one answer to its grammar."""
+
+    def restrict(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits [vocabulary], or a copy with minus infinity where a token cannot come next."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Take the next token of the answer."""
+        ...
+
+
+class Grammar(Protocol):
+    """A compiled grammar; many answers may use it at once."""
+
+    def start(self) -> Guide:
+        """The guide of an answer that is still empty."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are chosen; every field resolved, none unset. Ranges as in the proto's SamplingParams.
 
     Attributes:
         seed: of the random numbers, 64 bits.
-        max_tokens: most tokens to generate.
+        max_tokens: most tokens to generate, in each answer.
         min_tokens: fewest tokens before a stop id or stop text may end the answer.
         stop_ids: token ids that end the answer, the model's own included.
         stop_texts: texts that end the answer.
+        n: answers to generate.
+        logit_bias: (token id, what is added to its logit), by rising id.
+        logprobs: how many alternatives to report with each token's log-probability; None reports nothing.
+        grammar: what the answer has to obey.
     """
 
     temperature: float = 0.0
@@ -71,11 +95,15 @@ class SamplingParams:
     min_tokens: int = 0
     stop_ids: frozenset[int] = frozenset()
     stop_texts: tuple[str, ...] = ()
+    n: int = 1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One answer to generate.
+    """One prompt to answer, `sampling.n` times.
 
     Attributes:
         request_id: its name in logs.
@@ -83,6 +111,9 @@ class Request:
         slots: where visual embeddings go, by offset.
         opened: when the caller asked, on the engine's clock in seconds.
         deadline: when the caller stops waiting, on the same clock; None is never.
+        priority: higher ones go first.
+        delivered_ids: the answer's first tokens, which the caller has already. Only with `sampling.n` 1.
+        cache_scope: keys and values are shared only within it: the caller's salt, and the adapter if there is one.
     """
 
     request_id: str
@@ -91,6 +122,9 @@ class Request:
     slots: tuple[VisualSlot, ...] = ()
     opened: float = 0.0
     deadline: float | None = None
+    priority: int = 0
+    delivered_ids: tuple[int, ...] = ()
+    cache_scope: str = ""
 
     @property
     def prompt_tokens(self) -> int:
