@@ -21,7 +21,7 @@ from vision_service.decoding import MediaDecoder
 from vision_service.encoder import Encoder
 from vision_service.loading import LoadedModel
 from vision_service.media import DecodedMedia, MediaKind
-from vision_service.options import MediaOptions, VideoOptions, count_tiles
+from vision_service.options import ImageOptions, MediaOptions, VideoOptions, count_tiles
 from vision_service.requests import RequestReader
 from vision_service.tiling import TileGrid
 from vision_service.upload import arriving_in_time, receive_upload
@@ -148,9 +148,8 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     def _layout(
         self, options: MediaOptions, grids: tuple[TileGrid, ...], dtype: np.dtype[Any]
     ) -> content_pb2.VisualLayout:
-        film = isinstance(options, VideoOptions)
-        return content_pb2.VisualLayout(
-            kind=content_pb2.MEDIA_KIND_VIDEO if film else content_pb2.MEDIA_KIND_IMAGE,
+        layout = content_pb2.VisualLayout(
+            kind=content_pb2.MEDIA_KIND_IMAGE,
             grids=[
                 content_pb2.TileGrid(columns=grid.columns, rows=grid.rows, thumbnail=grid.thumbnail)
                 for grid in grids
@@ -160,6 +159,12 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             hidden_size=self._model.config.llm.hidden_size,
             dtype=_DATA_TYPES[dtype],
         )
+        if isinstance(options, VideoOptions):
+            layout.kind = content_pb2.MEDIA_KIND_VIDEO
+            layout.video_options.CopyFrom(_video_options(options))
+        else:
+            layout.image_options.CopyFrom(_image_options(options))
+        return layout
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:
@@ -178,6 +183,22 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
         finally:
             self._open_requests -= 1
             metrics.OPEN_REQUESTS.dec()
+
+
+def _image_options(options: ImageOptions) -> content_pb2.ImageOptions:
+    tiling = options.tiling
+    return content_pb2.ImageOptions(
+        min_tiles=tiling.min_tiles, max_tiles=tiling.max_tiles, thumbnail=tiling.thumbnail
+    )
+
+
+def _video_options(options: VideoOptions) -> content_pb2.VideoOptions:
+    return content_pb2.VideoOptions(
+        frames=options.frames,
+        tiles_per_frame=options.tiling.max_tiles,
+        start_s=options.start_s,
+        end_s=options.end_s,
+    )
 
 
 async def _first_message(

@@ -317,6 +317,8 @@ class VisualLayout(google.protobuf.message.Message):
     TOKENS_PER_TILE_FIELD_NUMBER: builtins.int
     HIDDEN_SIZE_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
+    IMAGE_OPTIONS_FIELD_NUMBER: builtins.int
+    VIDEO_OPTIONS_FIELD_NUMBER: builtins.int
     visual_id: builtins.str
     """Names these embeddings exactly: a hash of the media's content, the options, the preprocessing version, the
     weights and the element type. Empty in answers to `Plan`, which never sees the content.
@@ -337,6 +339,14 @@ class VisualLayout(google.protobuf.message.Message):
         row by row, then the thumbnail.
         """
 
+    @property
+    def image_options(self) -> Global___ImageOptions:
+        """Of a picture."""
+
+    @property
+    def video_options(self) -> Global___VideoOptions:
+        """Of a film."""
+
     def __init__(
         self,
         *,
@@ -347,8 +357,12 @@ class VisualLayout(google.protobuf.message.Message):
         tokens_per_tile: builtins.int = ...,
         hidden_size: builtins.int = ...,
         dtype: internvl.v1.tensor_pb2.DataType.ValueType = ...,
+        image_options: Global___ImageOptions | None = ...,
+        video_options: Global___VideoOptions | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "grids", b"grids", "hidden_size", b"hidden_size", "kind", b"kind", "tiles", b"tiles", "tokens_per_tile", b"tokens_per_tile", "visual_id", b"visual_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["image_options", b"image_options", "options", b"options", "video_options", b"video_options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "grids", b"grids", "hidden_size", b"hidden_size", "image_options", b"image_options", "kind", b"kind", "options", b"options", "tiles", b"tiles", "tokens_per_tile", b"tokens_per_tile", "video_options", b"video_options", "visual_id", b"visual_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["options", b"options"]) -> typing.Literal["image_options", "video_options"] | None: ...
 
 Global___VisualLayout: typing_extensions.TypeAlias = VisualLayout
 

@@ -734,6 +734,13 @@ class ModelInfoResponse(google.protobuf.message.Message):
     TEMPLATE_FIELD_NUMBER: builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: builtins.int
     CACHE_DTYPE_FIELD_NUMBER: builtins.int
+    KV_DTYPE_FIELD_NUMBER: builtins.int
+    KV_BLOCK_SIZE_FIELD_NUMBER: builtins.int
+    KV_BLOCKS_FIELD_NUMBER: builtins.int
+    PREFIX_CACHE_FIELD_NUMBER: builtins.int
+    SPECULATION_FIELD_NUMBER: builtins.int
+    BATCH_INVARIANT_FIELD_NUMBER: builtins.int
+    MAX_RUNNING_FIELD_NUMBER: builtins.int
     model_name: builtins.str
     """Name of the model, for people."""
     weights_fingerprint: builtins.str
@@ -749,7 +756,21 @@ class ModelInfoResponse(google.protobuf.message.Message):
     template: builtins.str
     """Name of the prompt template, for example `phi3-chat`."""
     cache_dtype: internvl.v1.tensor_pb2.DataType.ValueType
-    """Element type of the key-value cache."""
+    """Element type of the key-value cache; unspecified if `kv_dtype` has none of these."""
+    kv_dtype: builtins.str
+    """How keys and values are kept: `fp32`, `bf16` or `int8`."""
+    kv_block_size: builtins.int
+    """Tokens of one block of the key-value cache."""
+    kv_blocks: builtins.int
+    """Blocks of the key-value cache."""
+    prefix_cache: builtins.bool
+    """Whether keys and values of earlier requests are reused."""
+    speculation: builtins.int
+    """Most tokens guessed ahead in each step of an answer. 0 is off."""
+    batch_invariant: builtins.bool
+    """Whether an answer never depends on what is computed beside it, down to the last bit."""
+    max_running: builtins.int
+    """Answers computed at once."""
     @property
     def stop_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Token ids that end an answer."""
@@ -766,7 +787,14 @@ class ModelInfoResponse(google.protobuf.message.Message):
         template: builtins.str = ...,
         stop_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         cache_dtype: internvl.v1.tensor_pb2.DataType.ValueType = ...,
+        kv_dtype: builtins.str = ...,
+        kv_block_size: builtins.int = ...,
+        kv_blocks: builtins.int = ...,
+        prefix_cache: builtins.bool = ...,
+        speculation: builtins.int = ...,
+        batch_invariant: builtins.bool = ...,
+        max_running: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cache_dtype", b"cache_dtype", "context_limit", b"context_limit", "hidden_size", b"hidden_size", "model_name", b"model_name", "stop_token_ids", b"stop_token_ids", "template", b"template", "tokens_per_tile", b"tokens_per_tile", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_invariant", b"batch_invariant", "cache_dtype", b"cache_dtype", "context_limit", b"context_limit", "hidden_size", b"hidden_size", "kv_block_size", b"kv_block_size", "kv_blocks", b"kv_blocks", "kv_dtype", b"kv_dtype", "max_running", b"max_running", "model_name", b"model_name", "prefix_cache", b"prefix_cache", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "template", b"template", "tokens_per_tile", b"tokens_per_tile", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]) -> None: ...
 
 Global___ModelInfoResponse: typing_extensions.TypeAlias = ModelInfoResponse

@@ -122,6 +122,15 @@ def test_films_are_sampled_and_tiled(vision: Stub) -> None:
     assert encode(vision, video(), FILM).layout.tiles == 8
 
 
+@pytest.mark.parametrize("asked", [image(), image(max_tiles=2), video(), video(frames=3, end_s=0.5)])
+def test_a_layout_tells_how_to_make_it_again(vision: Stub, asked: Open) -> None:
+    data = PHOTO if asked.HasField("image") else FILM
+    layout = encode(vision, asked, data).layout
+    assert layout.WhichOneof("options") == f"{asked.WhichOneof('options')}_options"
+    again = Open(image=layout.image_options) if asked.HasField("image") else Open(video=layout.video_options)
+    assert encode(vision, again, data).layout == layout
+
+
 def test_visual_id_names_content_options_and_dtype(vision: Stub) -> None:
     def name(open_message: Open, data: bytes = PHOTO) -> str:
         return encode(vision, open_message, data).layout.visual_id
