@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device, quiet_import
 
 with quiet_import():
@@ -83,23 +84,30 @@ class Ops(Protocol):
         """silu(first half) * second half of the last axis: [..., 2 m] -> [..., m]."""
         ...
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate channel pairs (i, i + d/2): x [n, heads, d], cos and sin [n, 1, d/2]."""
-        ...
-
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Every token sees all tokens of its tile: three [tiles, n, heads, d] -> [tiles, n, heads * d]."""
         ...
 
-    def causal_attention(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The last n tokens of one sequence against its whole cache (prefill, prefill with past, decode).
+    def open_pool(self, shape: KvShape) -> KvPool:
+        """Reserve a paged cache in the layout that `paged_attention` of this implementation wants."""
+        ...
+
+    def plan_attention(self, batch: PagedBatch, pool: KvPool) -> AttentionPlan:
+        """Prepare what all layers of a forward pass share: indices, masks, rotation tables."""
+        ...
+
+    def paged_attention(self, qkv: Tensor, pool: KvPool, layer: int, plan: AttentionPlan) -> Tensor:
+        """Rotate queries and keys, store keys and values, attend to all tokens up to each row's own.
+
+        Channel pairs (i, i + d/2) of a head turn together. Masked tokens add nothing, whatever the cache
+        holds there. Softmax in float32.
 
         Args:
-            q: [n, heads, d], already rotated.
-            keys, values: [kv_heads, total, d] with total >= n; query i sees keys up to total - n + i.
-                heads must be a multiple of kv_heads; query head h reads key head h * kv_heads // heads.
+            qkv: [rows, (heads + 2 * kv_heads) * d], as the product leaves it: all queries, all keys, all
+                values. heads is a multiple of kv_heads; query head h reads key head h * kv_heads // heads.
+            plan: from `plan_attention` of this pool.
 
         Returns:
-            [n, heads * d].
+            [rows, heads * d].
         """
         ...
