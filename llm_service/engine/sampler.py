@@ -1,113 +1,161 @@
-"""Choosing the next token from logits, in numpy.
+"""Choosing the tokens of one answer from logits, in numpy.
 
-Order: penalties, stop ids while the answer is too short, temperature, top-k, top-p of what is left, min-p.
-The random number of a token depends on nothing but (seed, position): a request draws the same numbers alone,
-in any batch, and after its state was rebuilt.
+Order: penalties, logit bias, grammar, stop ids while the answer is too short, temperature, top-k, top-p of
+what is left, min-p. No bias allows what the grammar or the least length forbids. Where the grammar allows
+nothing but stop ids, the least length gives way.
+
+The random number of a token depends on nothing but (seed, choice, position): a request draws the same
+numbers alone, in any batch, with drafts or without, and after its state was rebuilt. The first of several
+answers draws what a single one does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from internvl.errors import InternalError
-from llm_service.engine.request import SamplingParams
+from llm_service.engine.candidates import Ids, Logits, candidates, draw
+from llm_service.engine.events import Logprobs
+from llm_service.engine.logprobs import logprobs
+from llm_service.engine.penalties import Penalties
+from llm_service.engine.request import Request, SamplingParams
 
-Logits: TypeAlias = NDArray[np.float32]
-Ids: TypeAlias = NDArray[np.int64]
-Weights: TypeAlias = NDArray[np.float32]
-
-
-def sample(
-    logits: Logits,
-    params: SamplingParams,
-    prompt_ids: Ids,
-    generated: Sequence[int],
-) -> int:
-    """Choose the token that follows the prompt and the answer so far.
-
-    Args:
-        logits: float32 [vocabulary]; not changed.
-        prompt_ids: int64 [prompt tokens].
-
-    Raises:
-        InternalError: the logits are not numbers.
-    """
-    logits = _forbid_early_stop(_penalize(logits, params, prompt_ids, generated), params, len(generated))
-    best = int(logits.argmax())
-    if not np.isfinite(logits[best]):
-        raise InternalError("the model's output for this request is not a number")
-    if params.temperature == 0:
-        return best
-    kept, weights = _candidates(logits, params)
-    return _draw(kept, weights, params.seed, len(prompt_ids) + len(generated))
+_NUMBERS_AHEAD = 64
+_WORDS_OF_A_COUNT = 4  # numbers that Philox makes of one count
 
 
-def uniform(seed: int, position: int) -> float:
-    """The random number in [0, 1) of a position: Philox keyed by the seed, counting positions."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+class Sampled(NamedTuple):
+    """A token chosen, with its log-probabilities if the request wants them."""
+
+    token_id: int
+    logprobs: Logprobs | None
 
 
-def _penalize(logits: Logits, params: SamplingParams, prompt_ids: Ids, generated: Sequence[int]) -> Logits:
-    if params.repetition_penalty != 1:
-        logits = logits.copy()
-        seen = np.unique(np.concatenate([prompt_ids, np.array(generated, np.int64)]))
-        values = logits[seen]
-        factor = np.float32(params.repetition_penalty)
-        logits[seen] = np.where(values > 0, values / factor, values * factor)
-    if generated and (params.presence_penalty or params.frequency_penalty):
-        logits = logits.copy()
-        seen, counts = np.unique(np.array(generated, np.int64), return_counts=True)
-        penalty = params.presence_penalty + params.frequency_penalty * counts
-        logits[seen] -= penalty.astype(np.float32)
-    return logits
+class TokenSampler:
+    """Chooses the tokens of one answer, in order. Each costs the same, however long the answer."""
 
+    def __init__(self, request: Request, choice: int) -> None:
+        """Start an answer that is still empty.
 
-def _forbid_early_stop(logits: Logits, params: SamplingParams, generated: int) -> Logits:
-    if generated >= params.min_tokens or not params.stop_ids:
+        Args:
+            choice: which of the request's answers, from 0.
+        """
+        params = request.sampling
+        self._params = params
+        self._penalties = Penalties(params, request.prompt_ids)
+        self._bias_ids: Ids = np.array([token for token, _ in params.logit_bias], np.int64)
+        self._bias = np.array([amount for _, amount in params.logit_bias], np.float32)
+        self._guide = params.grammar.start() if params.grammar is not None else None
+        self._stop_ids: Ids = np.array(sorted(params.stop_ids), np.int64)
+        self._numbers = RandomNumbers(params.seed, choice)
+        self._prompt_tokens = request.prompt_tokens
+        self._tokens = 0
+
+    def accept(self, token_id: int) -> None:
+        """Take a token that was chosen before, in order: the state goes on as if it had been chosen here.
+
+        Raises:
+            InvalidField: the grammar does not allow it here.
+        """
+        if self._guide is not None:
+            self._guide.accept(token_id)
+        self._penalties.accept(token_id)
+        self._tokens += 1
+
+    def sample(self, rows: NDArray[np.float32], drafts: Sequence[int] = ()) -> list[Sampled]:
+        """Choose the next tokens; one, or more where drafts turn out right.
+
+        Ends behind the first token that is not the draft, since later rows follow the draft, and when the
+        answer has `max_tokens`. The tokens are those of one call per row.
+
+        Args:
+            rows: float32 [1 + drafts, vocabulary]; row i follows the answer so far and i drafts. Not changed.
+            drafts: tokens guessed.
+
+        Raises:
+            InternalError: the logits are not numbers.
+        """
+        sampled: list[Sampled] = []
+        for row, draft in zip(rows, (*drafts, None), strict=True):
+            sampled.append(self._next(row))
+            if sampled[-1].token_id != draft or self._tokens == self._params.max_tokens:
+                break
+        return sampled
+
+    def _next(self, row: Logits) -> Sampled:
+        token = self._choose(row)
+        self.accept(token)
+        wanted = self._params.logprobs
+        return Sampled(token, None if wanted is None else logprobs(row, token, wanted))
+
+    def _choose(self, row: Logits) -> int:
+        best = _best(row)
+        logits = self._adjusted(row)
+        if logits is not row:
+            best = _best(logits)
+        if self._params.temperature == 0:
+            return best
+        ids, weights = candidates(logits, logits[best], self._params)
+        return draw(ids, weights, self._numbers.at(self._prompt_tokens + self._tokens))
+
+    def _adjusted(self, row: Logits) -> Logits:
+        """The row if nothing changes it, else a copy with penalties, bias and what is forbidden."""
+        logits = row
+        if self._penalties or len(self._bias):
+            logits = row.copy()
+            self._penalties.apply(logits)
+            logits[self._bias_ids] += self._bias
+        if self._guide is not None:
+            logits = self._guide.restrict(logits)
+        if self._tokens < self._params.min_tokens and len(self._stop_ids):
+            logits = self._without_stop_ids(logits)
         return logits
-    logits = logits.copy()
-    logits[list(params.stop_ids)] = -np.inf
-    return logits
+
+    def _without_stop_ids(self, logits: Logits) -> Logits:
+        longer = logits.copy()
+        longer[self._stop_ids] = -np.inf
+        if self._guide is not None and longer.max() == -np.inf:
+            return logits
+        return longer
 
 
-def _candidates(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
-    """The tokens that may be drawn, by rising id, and their weights (not normalised)."""
-    weights = np.exp((logits - logits.max()) / np.float32(params.temperature))
-    ids: Ids = np.arange(len(weights))
-    if 0 < params.top_k < len(weights):
-        ids = _top_k(weights, params.top_k)
-    if params.top_p < 1:
-        ids = _top_p(ids, weights, params.top_p)
-    if params.min_p > 0:
-        ids = ids[weights[ids] >= params.min_p]  # the likeliest token's weight is 1
-    return ids, weights[ids]
+class RandomNumbers:
+    """The random numbers of one answer, by position.
+
+    Philox keyed by seed and choice, counting positions. Made ahead for the positions that follow, because
+    starting a generator takes longer than all else that is done for a token.
+    """
+
+    def __init__(self, seed: int, choice: int) -> None:
+        self._key = choice << 64 | seed
+        self._start = 0
+        self._ahead: list[float] = []
+
+    def at(self, position: int) -> float:
+        """The number in [0, 1) of a position."""
+        if not 0 <= position - self._start < len(self._ahead):
+            self._start = position
+            generator = np.random.Generator(np.random.Philox(key=self._key, counter=position))
+            self._ahead = generator.random(_NUMBERS_AHEAD * _WORDS_OF_A_COUNT)[::_WORDS_OF_A_COUNT].tolist()
+        return self._ahead[position - self._start]
 
 
-def _top_k(weights: Weights, k: int) -> Ids:
-    smallest = np.partition(weights, -k)[-k]
-    return np.sort(_likeliest_first(np.flatnonzero(weights >= smallest), weights)[:k])
+def sample(logits: Logits, params: SamplingParams, prompt_ids: Ids, generated: Sequence[int]) -> int:
+    """The token that follows the prompt and an answer so far, for those who keep no state."""
+    sampler = TokenSampler(Request("", prompt_ids, params), choice=0)
+    for token in generated:
+        sampler.accept(token)
+    return sampler.sample(logits[None])[0].token_id
 
 
-def _top_p(ids: Ids, weights: Weights, p: float) -> Ids:
-    total = weights[ids].sum(dtype=np.float64)
-    # Tokens below (1 - p) / n of the total add up to less than 1 - p of it, so the others reach p without
-    # them, and the long tail of the vocabulary need not be sorted.
-    ids = _likeliest_first(ids[weights[ids] >= (1 - p) / len(ids) * total], weights)
-    reached = np.cumsum(weights[ids], dtype=np.float64)
-    return np.sort(ids[reached - weights[ids] < p * total])
-
-
-def _likeliest_first(ids: Ids, weights: Weights) -> Ids:
-    """By falling weight; among equals by rising id."""
-    return ids[np.argsort(-weights[ids], kind="stable")]
-
-
-def _draw(ids: Ids, weights: Weights, seed: int, position: int) -> int:
-    """Invert the cumulative distribution, in the order of ids: rounding noise never reorders it."""
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    index = np.searchsorted(cumulative, uniform(seed, position) * cumulative[-1], side="right")
-    return int(ids[min(index, len(ids) - 1)])
+def _best(logits: Logits) -> int:
+    """The likeliest token; argmax finds what is not a number as well."""
+    best = int(logits.argmax())
+    if not math.isfinite(logits[best]):
+        raise InternalError("the model's output for this request is not a number")
+    return best

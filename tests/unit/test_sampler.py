@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from internvl.errors import InternalError
 from llm_service.engine.request import SamplingParams
-from llm_service.engine.sampler import sample, uniform
+from llm_service.engine.sampler import RandomNumbers, sample
+
+
+def uniform(seed: int, position: int) -> float:
+    return RandomNumbers(seed, 0).at(position)
+
 
 NO_PROMPT = np.zeros(0, np.int64)
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
