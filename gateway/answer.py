@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from gateway.content import Layout
+from internvl.v1 import llm_service_pb2
 
 
 class FinishReason(enum.Enum):
@@ -36,12 +37,29 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceEnd:
+    """How one of several answers to a prompt ended; `stop_match` is the stop text that did it, if one did."""
+
+    finish_reason: FinishReason
+    stop_match: str | None
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the language tier ended an answer."""
+    """How the language tier ended an answer.
+
+    Attributes:
+        finish_reason: of the first answer.
+        choices: how each of the answers ended, in order.
+        replay_bundle: what the client may replay the request from, if it asked for that.
+    """
 
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    choices: tuple[ChoiceEnd, ...] = ()
+    replay_bundle: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +83,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of the answer."""
+    """More of an answer.
+
+    Attributes:
+        text: what became certain.
+        choice: which of several answers, from 0.
+        message: all of it, in the language tier's own message; the public answer carries it on unread.
+    """
 
     text: str
-    token_ids: tuple[int, ...]
+    choice: int
+    message: llm_service_pb2.TokenDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +101,7 @@ class Answer:
     """The end of a turn.
 
     Attributes:
-        text: all of it.
+        text: all of it; of several answers, the first.
         outcome: how it ended and what it took.
         first_text_s: from the arrival of the request to the first text, in seconds.
     """

@@ -126,7 +126,13 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         emit: Emit[chat_service_pb2.ChatResponse],
     ) -> None:
         """Run one turn and emit its public events; store it if it belongs to a conversation."""
-        options = GenerateOptions(_request_id(request), request.sampling, request.prompt)
+        options = GenerateOptions(
+            request_id=_request_id(request),
+            sampling=request.sampling,
+            prompt=request.prompt,
+            priority=request.priority,
+            want_replay_bundle=request.want_replay_bundle,
+        )
         conversation = await self._conversation(request)
         prompt = await self._prompt(request.messages, conversation)
         asked = TurnRequest(prompt, options, deadline, arrived)

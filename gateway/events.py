@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.answer import Answer, Delta, Event, FinishReason, Progress, Started, Timings, Usage
+from gateway.answer import Answer, ChoiceEnd, Delta, Event, FinishReason, Progress, Started, Timings, Usage
 from gateway.wire import layout_to_proto
 from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
 
@@ -29,8 +29,7 @@ def event_to_proto(event: Event) -> chat_service_pb2.ChatResponse:
             )
             return chat_service_pb2.ChatResponse(encoding=progress)
         case Delta():
-            delta = llm_service_pb2.TokenDelta(text=event.text, token_ids=event.token_ids)
-            return chat_service_pb2.ChatResponse(delta=delta)
+            return chat_service_pb2.ChatResponse(delta=event.message)
 
 
 def result_to_proto(answer: Answer, version: int | None) -> chat_service_pb2.ChatResponse:
@@ -43,8 +42,18 @@ def result_to_proto(answer: Answer, version: int | None) -> chat_service_pb2.Cha
         timings=_timings(answer.outcome.timings),
         time_to_first_token_ms=answer.first_text_s * 1000,
         conversation_version=version,
+        choices=map(_choice_end, answer.outcome.choices),
+        replay_bundle=answer.outcome.replay_bundle,
     )
     return chat_service_pb2.ChatResponse(result=result)
+
+
+def _choice_end(end: ChoiceEnd) -> llm_service_pb2.ChoiceResult:
+    return llm_service_pb2.ChoiceResult(
+        finish_reason=_FINISH_REASONS[end.finish_reason],
+        stop_match=end.stop_match,
+        completion_tokens=end.completion_tokens,
+    )
 
 
 def _usage(usage: Usage) -> llm_service_pb2.Usage:

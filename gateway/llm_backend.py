@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from gateway.answer import Delta, FinishReason, Outcome, Timings, Usage
+from gateway.answer import ChoiceEnd, Delta, FinishReason, Outcome, Timings, Usage
 from gateway.content import Layout, Media, Message, Text
 from gateway.prompt import Prompt
 from gateway.tier_calls import Deadline, next_message, response_of
@@ -29,11 +29,13 @@ _FINISH_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """How to answer. `sampling` and `prompt` are the client's own messages, carried on unread."""
+    """How to answer. All but the name is the client's own, carried on unread."""
 
     request_id: str
     sampling: llm_service_pb2.SamplingParams
     prompt: llm_service_pb2.PromptOptions
+    priority: int = 0
+    want_replay_bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class LlmBackend:
             sampling=options.sampling,
             prompt=options.prompt,
             request_id=options.request_id,
+            priority=options.priority,
+            want_replay_bundle=options.want_replay_bundle,
         )
         call = self._generate(timeout=deadline.remaining_s)
         try:
@@ -143,7 +147,7 @@ class GenerateStream:
         """The answer, piece by piece; an `Outcome` comes last."""
         while (response := await next_message(self._call, _PEER)) is not None:
             if response.HasField("delta"):
-                yield Delta(response.delta.text, tuple(response.delta.token_ids))
+                yield Delta(response.delta.text, response.delta.choice, response.delta)
             elif response.HasField("result"):
                 yield _outcome(response.result)
 
@@ -165,10 +169,24 @@ def _prompt_message(message: Message, layouts: Mapping[Media, Layout]) -> llm_se
 
 def _outcome(result: llm_service_pb2.GenerateResult) -> Outcome:
     usage, timings = result.usage, result.timings
-    if result.finish_reason not in _FINISH_REASONS:
-        raise InternalError(f"the {_PEER} did not say why the answer ended")
     return Outcome(
-        finish_reason=_FINISH_REASONS[result.finish_reason],
+        finish_reason=_finish_reason(result.finish_reason),
         usage=Usage(usage.prompt_tokens, usage.visual_tokens, usage.cached_tokens, usage.completion_tokens),
         timings=Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms, timings.tile_wait_ms),
+        choices=tuple(map(_choice_end, result.choices)),
+        replay_bundle=result.replay_bundle if result.HasField("replay_bundle") else None,
     )
+
+
+def _choice_end(choice: llm_service_pb2.ChoiceResult) -> ChoiceEnd:
+    return ChoiceEnd(
+        finish_reason=_finish_reason(choice.finish_reason),
+        stop_match=choice.stop_match if choice.HasField("stop_match") else None,
+        completion_tokens=choice.completion_tokens,
+    )
+
+
+def _finish_reason(reason: llm_service_pb2.FinishReason.ValueType) -> FinishReason:
+    if reason not in _FINISH_REASONS:
+        raise InternalError(f"the {_PEER} did not say why the answer ended")
+    return _FINISH_REASONS[reason]

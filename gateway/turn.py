@@ -193,10 +193,11 @@ class Turn:
             if isinstance(piece, Outcome):
                 outcome = piece
                 continue
-            if piece.text and not text:
+            if piece.text and not first_text_s:
                 first_text_s = time.monotonic() - self._request.arrived
                 metrics.FIRST_TEXT_SECONDS.observe(first_text_s)
-            text += piece.text
+            if piece.choice == 0:  # the answer that a conversation keeps
+                text += piece.text
             await self._emit(piece)
         if outcome is None:
             raise InternalError("the language service ended its answer without a result")

@@ -153,7 +153,7 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
 
 
 class FakeLlm:
-    """Waits for its tiles and repeats the last text of the prompt, word by word.
+    """Waits for its tiles and repeats the last text of the prompt, word by word; more answers are louder.
 
     Attributes:
         opened: every `open` message.
@@ -238,13 +238,18 @@ class FakeLlm:
             await self.gate.wait()
             if self.failure is not None and number:
                 raise self.failure
-            delta = llm_service_pb2.TokenDelta(text=word if not number else f" {word}", token_ids=[number])
-            yield llm_service_pb2.GenerateResponse(delta=delta)
+            for delta in _deltas(word if not number else f" {word}", number, opening.sampling):
+                yield llm_service_pb2.GenerateResponse(delta=delta)
+        end = llm_service_pb2.ChoiceResult(
+            finish_reason=llm_service_pb2.FINISH_REASON_STOP, completion_tokens=len(words)
+        )
         yield llm_service_pb2.GenerateResponse(
             result=llm_service_pb2.GenerateResult(
-                finish_reason=llm_service_pb2.FINISH_REASON_STOP,
+                finish_reason=end.finish_reason,
                 usage=llm_service_pb2.Usage(prompt_tokens=tokens, completion_tokens=len(words)),
                 timings=llm_service_pb2.Timings(prefill_ms=1.0),
+                choices=[end] * (opening.sampling.n or 1),
+                replay_bundle=b'{"version": 1}' if opening.want_replay_bundle else None,
             )
         )
 
@@ -301,6 +306,25 @@ async def gateway_stack(config: Config | None = None) -> AsyncIterator[Stack]:
             async with grpc.aio.insecure_channel(stack.address) as channel:
                 stack.chat = chat_service_pb2_grpc.ChatServiceStub(channel)
                 yield stack
+
+
+def _deltas(
+    word: str, number: int, sampling: llm_service_pb2.SamplingParams
+) -> list[llm_service_pb2.TokenDelta]:
+    """The word in each of the answers: as it is in the first, louder in the others."""
+    other = llm_service_pb2.TokenLogprob(token_id=99, logprob=-2.0, token=b"other")
+    logprob = llm_service_pb2.TokenLogprob(
+        token_id=number, logprob=-0.5, token=word.encode(), top=[other][: sampling.logprobs]
+    )
+    return [
+        llm_service_pb2.TokenDelta(
+            text=word.upper() if choice else word,
+            token_ids=[number],
+            choice=choice,
+            logprobs=[logprob] if sampling.HasField("logprobs") else [],
+        )
+        for choice in range(sampling.n or 1)
+    ]
 
 
 def user(*parts: str | bytes | content_pb2.Part) -> content_pb2.Message:
