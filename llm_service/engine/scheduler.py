@@ -1,44 +1,64 @@
 """What runs next. Policy only: no tensors, no clock, no threads.
 
-Admission: first come, first served, as long as there is a running place and cache room; the first in the
-queue is never overtaken, so a large request is not starved by small ones.
-Steps: every sequence that decodes gets its one token; what is left of the step's token budget goes to
-prefill, oldest first, as far as embeddings have arrived.
+Order: by rank, that is by priority and age. The first in the queue is never overtaken.
+Admission: while there are running places, and blocks for the whole prompt beyond those promised to others.
+Steps: every sequence that decodes gets its one token; the rest goes to guesses, then to prefill.
+Memory: blocks are taken when they are written. A decode that finds none sends the last in rank back to the
+queue, to be computed anew.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import NamedTuple
+from bisect import insort
+from collections.abc import Callable, Hashable
+from collections.abc import Sequence as Many
+from itertools import repeat
+from operator import attrgetter
+from typing import TypeAlias
 
-from internvl.errors import FailedPrecondition, Overloaded
-from llm_service.engine.ledger import KvLedger
+from llm_service.engine.block_manager import BlockManager
+from llm_service.engine.blocks import BlockPool
+from llm_service.engine.budget import PrefillBudget
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.pace import Pace
+from llm_service.engine.rank import Rank
+from llm_service.engine.refusals import deadline_too_soon, queue_full, refuse_what_never_fits
 from llm_service.engine.sequence import Sequence
+from llm_service.engine.step import BlockCopy, Share, Step
 
+Draft: TypeAlias = Callable[[Sequence, int], tuple[int, ...]]
+"""Guesses at most so many tokens of what a sequence will say next."""
 
-class Work(NamedTuple):
-    """A sequence's share of a step."""
-
-    sequence: Sequence
-    tokens: int
+_by_rank = attrgetter("rank")
 
 
 class Scheduler:
-    """The queue, the running set and the cache account."""
+    """The queue, the running set and the blocks.
 
-    def __init__(self, limits: EngineLimits, pace: Pace) -> None:
+    Attributes:
+        prefix_queries: tokens that admitted requests came with.
+        prefix_hits: how many of them were found in the cache.
+        preemptions: sequences sent back to the queue for want of blocks.
+    """
+
+    def __init__(self, limits: EngineLimits, pace: Pace, regime_of: Callable[[int], Hashable]) -> None:
         """Start empty.
 
         Args:
             pace: says when a refused request should come again.
+            regime_of: rope regime of a sequence, by its length in tokens.
         """
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self.preemptions = 0
         self._limits = limits
         self._pace = pace
-        self._ledger = KvLedger(limits.kv_budget_tokens)
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._regime_of = regime_of
+        self._cache = BlockManager(limits)
+        self._budget = PrefillBudget(limits)
+        self._arrivals = 0
+        self._waiting: list[Sequence] = []  # by rank
+        self._running: list[Sequence] = []  # by rank
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
@@ -47,35 +67,47 @@ class Scheduler:
 
     @property
     def running(self) -> tuple[Sequence, ...]:
-        """Sequences that hold a running place and cache room, oldest first."""
+        """Sequences that hold a running place, in the order of their rank."""
         return tuple(self._running)
 
     @property
+    def blocks(self) -> BlockPool:
+        """The blocks, to look at."""
+        return self._cache.pool
+
+    @property
     def kv_tokens(self) -> int:
-        """Cache room that is booked, in tokens."""
-        return self._ledger.booked
+        """Tokens in referenced blocks, shared ones counted once."""
+        size = self._limits.kv_block_size
+        last = {one.blocks[-1]: len(one.blocks) * size - one.computed for one in self._running if one.blocks}
+        return self.blocks.used * size - sum(last.values())
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return any(sequence.remaining for sequence in self._running)
+        if any(sequence.remaining for sequence in self._running):
+            return True
+        return bool(self._waiting) and self._find_room(self._waiting[0]) is not None
 
-    def submit(self, sequence: Sequence) -> None:
-        """Put a sequence at the end of the queue; `admit` may take it out at once.
+    def submit(self, sequence: Sequence, now: float) -> None:
+        """Put a sequence in the queue; `admit` may take it out at once.
 
         Raises:
             FailedPrecondition: it could never run, however long it waited.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full; or, as `DeadlineTooSoon`, it is not expected to start in time.
         """
-        need, budget = sequence.request.kv_tokens, self._limits.kv_budget_tokens
-        if need > budget:
-            raise FailedPrecondition(
-                f"prompt and max_tokens need {need} tokens of KV cache, this server has {budget}",
-                metadata={"kv_tokens": need, "kv_budget_tokens": budget},
-            )
-        if self._waiting or not self._fits(sequence):
+        request, limits = sequence.request, self._limits
+        refuse_what_never_fits(request, limits)
+        sequence.rank = Rank(now - request.priority * limits.aging_s, self._arrivals, sequence.choice)
+        sequence.regime = self._regime_of(sequence.length)
+        ahead = sum(other.rank < sequence.rank for other in self._waiting)
+        if ahead or self._find_room(sequence) is None:
             self.check_queue()
-        self._waiting.append(sequence)
+            self._check_deadline(sequence, ahead, now)
+            if not self._waiting:
+                self._pace.watch(now)
+        self._arrivals += 1
+        insort(self._waiting, sequence, key=_by_rank)
 
     def check_queue(self) -> None:
         """Make sure that one more sequence may wait. Safe to ask from any thread, as a hint.
@@ -83,45 +115,175 @@ class Scheduler:
         Raises:
             Overloaded: the queue is full.
         """
-        limit = self._limits.queue_limit
-        if len(self._waiting) >= limit:
-            raise Overloaded(
-                f"{limit} requests are waiting, the most this server keeps",
-                retry_after_s=self._pace.retry_after_s,
-                metadata={"queue_limit": limit},
-            )
+        if len(self._waiting) >= self._limits.queue_limit:
+            raise queue_full(self._limits.queue_limit, self._pace.retry_after_s)
 
-    def admit(self) -> list[Sequence]:
-        """Move sequences from the queue to the running set while resources last; those that were moved."""
+    def admit(self, now: float) -> list[Sequence]:
+        """Move sequences from the queue to the running set while resources last.
+
+        Each begins with what the cache holds of it. Returned are those admitted for the first time.
+        """
         admitted = []
-        while self._waiting and self._fits(self._waiting[0]):
-            sequence = self._waiting.popleft()
-            self._ledger.book(sequence, sequence.request.kv_tokens)
-            self._running.append(sequence)
-            admitted.append(sequence)
+        while self._waiting and (found := self._find_room(self._waiting[0])) is not None:
+            sequence = self._waiting.pop(0)
+            self._cache.adopt(sequence, found)
+            insort(self._running, sequence, key=_by_rank)
+            if not sequence.admitted_before:
+                self._note_first(sequence)
+                admitted.append(sequence)
+        if not self._waiting:
+            self._pace.rest()
         return admitted
 
-    def schedule(self) -> list[Work]:
-        """Share out one step's token budget."""
-        decoding = [Work(sequence, 1) for sequence in self._running if sequence.is_decoding]
-        return decoding + self._prefill(self._limits.step_token_budget - len(decoding))
+    def schedule(self, now: float, draft: Draft) -> Step:
+        """Share out one step. Every block it will write is allocated, and the caller's alone."""
+        step = Step()
+        decoding = self._make_room_to_decode(step.copies)
+        left = self._limits.step_token_budget - len(decoding)
+        prefilling = self._prefill_order(now)
+        reserved = min(sum(one.remaining for one in prefilling), self._limits.kv_block_size)
+        drafts = self._draft(decoding, left - reserved, draft)
+        step.shares.extend(map(Share, decoding, repeat(1), drafts))
+        rows = sum(share.wanted for share in step.shares)
+        left = self._limits.step_token_budget - rows
+        self._prefill(prefilling, min(left, self._budget.tokens(rows)), step)
+        return step
+
+    def complete(self, share: Share, accepted: Many[int]) -> bool:
+        """Note that a share was computed, and the tokens sampled from its logits: none if it wanted none.
+
+        Returns:
+            Whether the sequence outgrew its rope regime and has to be computed anew.
+        """
+        sequence = share.sequence
+        sequence.advance(share.tokens + max(len(accepted) - 1, 0), accepted)
+        self._cache.settle(sequence)
+        regime = self._regime_of(sequence.length)
+        if regime == sequence.regime:
+            return False
+        sequence.regime = regime
+        self._requeue(sequence)
+        return True
+
+    def observe(self, step: Step, seconds: float) -> None:
+        """Learn how long steps take."""
+        self._budget.observe(step, seconds)
+
+    def fork(self, sequence: Sequence, choice: int) -> Sequence:
+        """Another answer to the prompt of a running sequence, sharing its blocks; call before `complete`.
+
+        Raises:
+            ValueError: it is not running, or has no place left for another answer.
+        """
+        if sequence not in self._running or sequence.places < 2:
+            raise ValueError(f"no running place is reserved for answer {choice}")
+        sibling = sequence.fork(choice)
+        sequence.places -= 1
+        self._cache.share(sibling)
+        insort(self._running, sibling, key=_by_rank)
+        return sibling
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out wherever it is, and give back what it held."""
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        if sequence in self._running:
-            self._running.remove(sequence)
-        self._ledger.release(sequence)
+        for place in (self._waiting, self._running):
+            if sequence in place:
+                place.remove(sequence)
+        self._cache.release(sequence)
 
-    def _prefill(self, budget: int) -> list[Work]:
-        work = []
-        for sequence in self._running:
-            tokens = 0 if sequence.is_decoding else min(sequence.remaining, budget)
-            if tokens:
-                work.append(Work(sequence, tokens))
+    def _find_room(self, sequence: Sequence) -> list[int] | None:
+        """The cached blocks that a sequence would begin with, or None if it has to wait.
+
+        It needs its running places, and blocks up to its next token beyond those promised to others.
+        """
+        taken = sum(other.places for other in self._running)
+        if taken + sequence.places > self._limits.max_running:
+            return None
+        found = self._cache.find(sequence)
+        pool = self._cache.pool
+        revived = sum(not pool.references(block) for block in found)
+        wanted = self._cache.blocks_for(sequence.length + 1) - len(found) + revived
+        return found if wanted <= pool.available - self._promised() else None
+
+    def _promised(self) -> int:
+        """Blocks that running sequences still need to get through their prompts."""
+        needs = (
+            self._cache.blocks_for(one.length + 1) - len(one.blocks)
+            for one in self._running
+            if not one.is_decoding
+        )
+        return sum(max(need, 0) for need in needs)
+
+    def _check_deadline(self, sequence: Sequence, ahead: int, now: float) -> None:
+        deadline = sequence.request.deadline
+        wait = self._pace.expected_wait_s(ahead)
+        if deadline is not None and wait and now + wait > deadline:
+            raise deadline_too_soon(wait, deadline - now, self._pace.retry_after_s)
+
+    def _note_first(self, sequence: Sequence) -> None:
+        sequence.admitted_before = True
+        sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
+        self.prefix_queries += sequence.length
+        self.prefix_hits += sequence.computed
+
+    def _make_room_to_decode(self, copies: list[BlockCopy]) -> list[Sequence]:
+        """Give every decoding sequence room for one token, by rank: so no victim has been given any."""
+        decoding = []
+        for sequence in self.running:
+            while sequence.is_decoding and self._cache.wanting(sequence, 1) > self.blocks.available:
+                self._preempt()
+            if sequence.is_decoding:
+                if copy := self._cache.grow(sequence, 1):
+                    copies.append(copy)
+                decoding.append(sequence)
+        return decoding
+
+    def _preempt(self) -> None:
+        """Send the last in rank that holds blocks back to the queue; it may be the one that asks for them."""
+        victim = next(one for one in reversed(self._running) if one.blocks)
+        self._requeue(victim)
+        self.preemptions += 1
+
+    def _requeue(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._cache.release(sequence)
+        insort(self._waiting, sequence, key=_by_rank)
+
+    def _draft(self, decoding: list[Sequence], budget: int, draft: Draft) -> list[tuple[int, ...]]:
+        """Guesses for each, and room for them, as far as nobody has to stand back for it."""
+        if not self._limits.draft_tokens:
+            return [()] * len(decoding)
+        guesses = []
+        spare = self.blocks.available - self._promised()
+        for sequence in decoding:
+            most = min(budget, self._most_drafts(sequence, max(spare, 0)))
+            drafts = draft(sequence, most)[:most] if most > 0 else ()
+            spare -= self._cache.wanting(sequence, 1 + len(drafts))
+            budget -= len(drafts)
+            self._cache.grow(sequence, 1 + len(drafts))
+            guesses.append(drafts)
+        return guesses
+
+    def _most_drafts(self, sequence: Sequence, spare: int) -> int:
+        """Guesses that `spare` blocks have room for, and that stay within the answer and its rope regime."""
+        left = sequence.request.sampling.max_tokens - len(sequence.generated)
+        most = min(self._limits.draft_tokens, left - 1, self._cache.room(sequence, spare) - 1)
+        while most > 0 and self._regime_of(sequence.length + most) != sequence.regime:
+            most -= 1
+        return most
+
+    def _prefill_order(self, now: float) -> list[Sequence]:
+        """Those with a prompt to compute: older or more important ones first, then the shortest."""
+
+        def place(sequence: Sequence) -> tuple[int, int, Rank]:
+            level = sequence.rank.level(now, self._limits.aging_s)
+            return -level, sequence.length - sequence.computed, sequence.rank
+
+        return sorted((one for one in self._running if one.remaining and not one.is_decoding), key=place)
+
+    def _prefill(self, sequences: list[Sequence], budget: int, step: Step) -> None:
+        for sequence in sequences:
+            tokens = min(sequence.remaining, budget, self._cache.room(sequence, self.blocks.available))
+            if tokens > 0:
+                self._cache.grow(sequence, tokens)
+                step.shares.append(Share(sequence, tokens))
                 budget -= tokens
-        return work
-
-    def _fits(self, sequence: Sequence) -> bool:
-        return len(self._running) < self._limits.max_running and self._ledger.fits(sequence.request.kv_tokens)
