@@ -10,6 +10,7 @@ with Client("127.0.0.1:50050") as client:
 from internvl_client.aio import AsyncChatStream, AsyncClient, AsyncConversation
 from internvl_client.answer import (
     Answer,
+    Choice,
     Delta,
     Event,
     FinishReason,
@@ -19,6 +20,7 @@ from internvl_client.answer import (
     Progress,
     Started,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from internvl_client.channel import ServerInfo
@@ -63,6 +65,7 @@ __all__ = [
     "BadMedia",
     "Cancelled",
     "ChatStream",
+    "Choice",
     "Client",
     "Conflict",
     "ContextTooLong",
@@ -91,6 +94,7 @@ __all__ = [
     "Started",
     "TimedOut",
     "Timings",
+    "TokenLogprob",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",

@@ -9,13 +9,14 @@ from typing import BinaryIO, Protocol, Self, Unpack, cast
 import grpc
 
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
-from internvl_client.answer import Answer, AnswerState, Delta, Event, Plan, read_plan
+from internvl_client.answer import Answer, Delta, Event, Plan
+from internvl_client.answer_state import AnswerState
 from internvl_client.channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, ServerInfo, default_address
 from internvl_client.content import Media, MediaSource, Message, open_source, size_of
 from internvl_client.errors import typed_errors
 from internvl_client.options import ChatOptions, PlanOptions, SayOptions, check_names
 from internvl_client.requests import TurnDraft, upload_chunks
-from internvl_client.responses import read_media, read_message, read_server_info
+from internvl_client.responses import read_media, read_message, read_plan, read_server_info
 
 UploadProgress = Callable[[int, int], None]
 
@@ -39,13 +40,13 @@ class ChatStream(AnswerState):
         self._call = call
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of the answer.
+        """Pieces of the answer; of several, those of the first.
 
         Raises:
             InternVLError: whatever ends the answer early; what arrived stays in `text`.
         """
         for event in self.events():
-            if isinstance(event, Delta) and event.text:
+            if isinstance(event, Delta) and event.text and event.choice == 0:
                 yield event.text
 
     def events(self) -> Iterator[Event]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import cast
 
 from internvl.cli import Command
+from internvl.errors import ConfigError
+from internvl_client.answer import Answer
 from internvl_client.channel import ADDRESS_VARIABLE, DEFAULT_TIMEOUT_S, default_address
 from internvl_client.client import Client
 from internvl_client.content import Image, Video
-from internvl_client.errors import InternVLError, Unavailable
+from internvl_client.errors import InternVLError, ServerError, Unavailable
 from internvl_client.options import SamplingOptions
 from internvl_client.terminal import Screen, Talk
 
@@ -32,6 +35,12 @@ def configure(parser: ArgumentParser) -> None:
     add("--system", metavar="TEXT", help="instructions (default: those of the model's training)")
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="longest wait for an answer")
     add("--stats", action="store_true", help="show token counts and times")
+    add(
+        "--replay-bundle",
+        type=Path,
+        metavar="FILE",
+        help="write a file for `internvl replay`",
+    )
     add = parser.add_argument_group("pictures and films").add_argument
     add("--max-tiles", type=int, metavar="N", help="most tiles of a picture")
     add("--frames", type=int, metavar="N", help="frames to sample from a film")
@@ -43,6 +52,9 @@ def configure(parser: ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="of the random numbers")
     add("--max-tokens", type=int, metavar="N", help="most tokens of an answer")
     add("--stop", action="append", metavar="TEXT", help="text that ends the answer; may repeat")
+    form = parser.add_argument_group("form of the answer (default: free)").add_mutually_exclusive_group()
+    form.add_argument("--json-schema", type=Path, metavar="FILE", help="JSON of the schema in this file")
+    form.add_argument("--regex", metavar="PATTERN", help="the whole answer matches this regular expression")
 
 
 def run(arguments: Namespace) -> int:
@@ -64,15 +76,33 @@ command = Command("chat", "Talk to a model about pictures and films.", configure
 
 def _chat(client: Client, screen: Screen, arguments: Namespace) -> int:
     if arguments.question is None:
+        if arguments.replay_bundle is not None:
+            raise ConfigError("--replay-bundle: goes with a question")
         return _talk(client, screen, arguments)
     images = [Image(path, max_tiles=arguments.max_tiles) for path in arguments.image]
     videos = [Video(path, frames=arguments.frames) for path in arguments.video]
     stream = client.chat(
-        arguments.question, images=images, videos=videos, system=arguments.system, **_sampling(arguments)
+        arguments.question,
+        images=images,
+        videos=videos,
+        system=arguments.system,
+        replay_bundle=arguments.replay_bundle is not None,
+        **_sampling(arguments),
     )
     with stream:
         screen.show(stream)
-        return 130 if stream.cancelled else 0
+        if stream.cancelled:
+            return 130
+    _write_bundle(stream.result(), arguments.replay_bundle)
+    return 0
+
+
+def _write_bundle(answer: Answer, file: Path | None) -> None:
+    if file is None:
+        return
+    if answer.replay_bundle is None:
+        raise ServerError("the server made no replay bundle")
+    file.write_bytes(answer.replay_bundle)
 
 
 def _talk(client: Client, screen: Screen, arguments: Namespace) -> int:
@@ -96,6 +126,8 @@ def _sampling(arguments: Namespace) -> SamplingOptions:
         "seed": arguments.seed,
         "max_tokens": arguments.max_tokens,
         "stop": arguments.stop,
+        "json_schema": None if arguments.json_schema is None else arguments.json_schema.read_text("utf-8"),
+        "regex": arguments.regex,
     }
     return cast(SamplingOptions, {name: value for name, value in given.items() if value is not None})
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
 from internvl.v1 import llm_service_pb2
 from internvl_client.content import Image, MediaSource, Message, Video
@@ -25,6 +26,11 @@ class SamplingOptions(TypedDict, total=False):
     min_tokens: fewest tokens before the answer may end.
     stop: texts that end the answer and are not part of it.
     stop_token_ids: tokens that end the answer, beside the model's own.
+    n: answers to generate, 1 to 16; `Answer.choices` holds them.
+    logit_bias: what to add to the logits of these token ids, -100 to 100.
+    logprobs: report how likely each token was, with so many of the likeliest in its place, 0 to 20.
+    json_schema: the answer is JSON of this schema, given as a dict or as JSON.
+    regex: the whole answer matches this regular expression.
     """
 
     temperature: float
@@ -39,6 +45,11 @@ class SamplingOptions(TypedDict, total=False):
     min_tokens: int
     stop: Sequence[str]
     stop_token_ids: Sequence[int]
+    n: int
+    logit_bias: Mapping[int, float]
+    logprobs: int
+    json_schema: Mapping[str, Any] | str
+    regex: str
 
 
 class MediaOptions(TypedDict, total=False):
@@ -71,9 +82,13 @@ class SayOptions(MediaOptions, SamplingOptions, total=False):
     """What `Conversation.say` takes beside the question.
 
     request_id: names the request in the server's logs. Default: made by the server.
+    priority: goes before requests of lower priority, -10 to 10. Default: 0.
+    replay_bundle: whether the answer brings a file for `internvl replay`. It holds the prompt. Default: no.
     """
 
     request_id: str | None
+    priority: int
+    replay_bundle: bool
 
 
 class ChatOptions(PlanOptions, SayOptions, total=False):
@@ -102,12 +117,26 @@ def sampling_params(options: SayOptions | ChatOptions) -> llm_service_pb2.Sampli
         if name not in SamplingOptions.__annotations__ or value is None:
             continue
         try:
-            if isinstance(value, (str, bytes)):
-                raise TypeError("a text would count as the list of its characters")
-            params.MergeFrom(llm_service_pb2.SamplingParams(**{name: value}))  # type: ignore[arg-type]
+            params.MergeFrom(_sampling_param(name, value))
         except (TypeError, ValueError) as error:
-            field = f"sampling.{name}"
-            raise InvalidRequest(
-                f"{field}: cannot be {value!r}", reason="INVALID_FIELD", field=field
-            ) from error
+            raise _invalid(f"sampling.{name}", f"cannot be {value!r}") from error
+    if options.get("json_schema") is not None and options.get("regex") is not None:
+        raise _invalid("sampling.grammar", "json_schema and regex exclude each other")
     return params
+
+
+def _sampling_param(name: str, value: Any) -> llm_service_pb2.SamplingParams:
+    match name:
+        case "json_schema":
+            schema = value if isinstance(value, str) else json.dumps(value)
+            return llm_service_pb2.SamplingParams(grammar=llm_service_pb2.Grammar(json_schema=schema))
+        case "regex":
+            return llm_service_pb2.SamplingParams(grammar=llm_service_pb2.Grammar(regex=value))
+        case _ if isinstance(value, (str, bytes)):
+            raise TypeError("a text would count as the list of its characters")
+        case _:
+            return llm_service_pb2.SamplingParams(**{name: value})
+
+
+def _invalid(field: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {problem}", reason="INVALID_FIELD", field=field)

@@ -85,6 +85,8 @@ class TurnDraft:
             sampling=self._sampling,
             prompt=self._prompt_options(),
             request_id=self._options.get("request_id"),
+            priority=self._options.get("priority"),
+            want_replay_bundle=self._options.get("replay_bundle", False),
         )
 
     def plan_request(self) -> chat_service_pb2.PlanTurnRequest:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from internvl.v1 import chat_service_pb2, content_pb2
+from collections.abc import Iterable
+
+from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
+from internvl_client.answer import (
+    Delta,
+    FinishReason,
+    Grid,
+    Layout,
+    Plan,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from internvl_client.channel import ServerInfo
 from internvl_client.content import Image, Media, MediaInfo, Message, Part, Role, Video
 
@@ -10,6 +23,10 @@ ROLE_NUMBERS: dict[Role, content_pb2.Role.ValueType] = {
     "system": content_pb2.ROLE_SYSTEM,
     "user": content_pb2.ROLE_USER,
     "assistant": content_pb2.ROLE_ASSISTANT,
+}
+_FINISH_REASONS: dict[int, FinishReason] = {
+    llm_service_pb2.FINISH_REASON_STOP: "stop",
+    llm_service_pb2.FINISH_REASON_LENGTH: "length",
 }
 _ROLE_NAMES = {number: name for name, number in ROLE_NUMBERS.items()}
 
@@ -69,3 +86,70 @@ def _read_part(part: content_pb2.Part) -> Part:
             )
         case _:
             return part.text
+
+
+def read_plan(plan: chat_service_pb2.PlanTurnResponse) -> Plan:
+    """A plan in the client's own form."""
+    return Plan(
+        layouts=_read_layouts(plan.layouts),
+        visual_tokens=plan.visual_tokens,
+        prompt_tokens=plan.prompt_tokens,
+        context_limit=plan.context_limit,
+        fits=plan.fits,
+    )
+
+
+def read_started(started: chat_service_pb2.ChatStarted) -> Started:
+    """How a turn began."""
+    layouts = _read_layouts(started.layouts)
+    return Started(started.request_id, started.prompt_tokens, started.cached_tokens, layouts)
+
+
+def _read_layouts(layouts: Iterable[content_pb2.VisualLayout]) -> tuple[Layout, ...]:
+    return tuple(
+        Layout(
+            kind="video" if layout.kind == content_pb2.MEDIA_KIND_VIDEO else "image",
+            grids=tuple(Grid(grid.columns, grid.rows, grid.thumbnail) for grid in layout.grids),
+            tiles=layout.tiles,
+            visual_tokens=layout.tiles * layout.tokens_per_tile,
+        )
+        for layout in layouts
+    )
+
+
+def read_usage(usage: llm_service_pb2.Usage) -> Usage:
+    """What was counted."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        visual_tokens=usage.visual_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+    )
+
+
+def read_timings(result: chat_service_pb2.ChatResult) -> Timings:
+    """How long an answer took."""
+    timings = result.timings
+    return Timings(
+        first_token_ms=result.time_to_first_token_ms,
+        queue_ms=timings.queue_ms,
+        prefill_ms=timings.prefill_ms,
+        decode_ms=timings.decode_ms,
+        tile_wait_ms=timings.tile_wait_ms,
+    )
+
+
+def read_delta(delta: llm_service_pb2.TokenDelta) -> Delta:
+    """More of an answer."""
+    logprobs = tuple(_read_logprob(logprob) for logprob in delta.logprobs)
+    return Delta(delta.text, tuple(delta.token_ids), delta.choice, logprobs)
+
+
+def read_finish_reason(reason: llm_service_pb2.FinishReason.ValueType) -> FinishReason:
+    """Why an answer ended."""
+    return _FINISH_REASONS.get(reason, "other")
+
+
+def _read_logprob(logprob: llm_service_pb2.TokenLogprob) -> TokenLogprob:
+    top = tuple(_read_logprob(other) for other in logprob.top)
+    return TokenLogprob(logprob.token_id, logprob.logprob, logprob.token, top)

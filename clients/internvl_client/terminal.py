@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from internvl_client.answer import AnswerState, Delta, Progress
+from internvl_client.answer import Delta, Progress
+from internvl_client.answer_state import AnswerState
 from internvl_client.client import ChatStream, Client, Conversation
 from internvl_client.content import Image, Media, Video
 from internvl_client.errors import InternVLError, InvalidRequest, NotFound
@@ -59,7 +60,7 @@ class Screen:
             for event in stream.events():
                 if isinstance(event, Progress):
                     self._show_progress(event)
-                elif isinstance(event, Delta) and event.text:
+                elif isinstance(event, Delta) and event.text and event.choice == 0:
                     self._clear_progress()
                     print(printable(event.text), end="", file=self.out, flush=True)
         except KeyboardInterrupt:

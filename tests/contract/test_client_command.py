@@ -98,6 +98,18 @@ def test_stats_tell_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None
     assert "10 prompt tokens" in capsys.readouterr().err
 
 
+def test_form_and_replay_bundle_are_files(tmp_path: Path) -> None:
+    schema, bundle = tmp_path / "schema.json", tmp_path / "bundle.json"
+    schema.write_text('{"type": "integer"}')
+    with running_stack() as stack:
+        files = ("--json-schema", str(schema), "--replay-bundle", str(bundle))
+        assert chat("one", "--address", stack.address, *files) == 0
+        assert stack.llm.opened[0].sampling.grammar.json_schema == '{"type": "integer"}'
+        with pytest.raises(ConfigError, match="--replay-bundle: goes with a question"):
+            chat("--address", stack.address, "--replay-bundle", str(bundle))
+    assert bundle.read_bytes() == b'{"version": 1}'
+
+
 @pytest.mark.parametrize(
     ("program", "arguments", "lines"),
     [

@@ -1,4 +1,4 @@
-"""What a turn may ask of its answers, through the gateway: several of them, log-probabilities, a replay bundle."""
+"""What a turn may ask of its answers: several of them, log-probabilities, a replay bundle."""
 
 from __future__ import annotations
 
