@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from llm_service.engine.blocks import BlockPool
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.prefix import HashChain
@@ -43,6 +45,15 @@ class BlockManager:
     def room(self, sequence: Sequence, spare: int) -> int:
         """Tokens that a sequence can be grown by with `spare` more blocks, shared ones aside."""
         return (len(sequence.blocks) + spare) * self._block_size - sequence.computed
+
+    def promised(self, sequences: Iterable[Sequence]) -> int:
+        """Blocks that sequences in prefill still need for their next token."""
+        needs = (
+            self.blocks_for(sequence.length + 1) - len(sequence.blocks)
+            for sequence in sequences
+            if not sequence.is_decoding
+        )
+        return sum(max(need, 0) for need in needs)
 
     def settle(self, sequence: Sequence) -> None:
         """After a step: register the blocks that became full, give back those that guesses did not fill."""

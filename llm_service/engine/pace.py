@@ -7,31 +7,32 @@ _FEWEST_S, _MOST_S = 0.5, 60.0
 
 
 class Pace:
-    """Running mean of the time between requests that leave, in seconds.
+    """Running mean of the time between starts while requests queue, in seconds.
 
-    Only departures while somebody waits count: what leaves a half-empty engine says how often requests come,
-    not how fast they are served.
+    Starts of requests that found a free place do not count: they say how often requests come, not how fast
+    they are served.
     """
 
     def __init__(self) -> None:
         self._mean: float | None = None
         self._since: float | None = None
 
-    def watch(self, now: float) -> None:
-        """Note that somebody waits from now on."""
+    def wait(self, now: float) -> None:
+        """Note that somebody has to wait."""
+        if self._since is None:
+            self._since = now
+
+    def start(self, now: float, count: int) -> None:
+        """Note that so many got a place."""
+        if self._since is None or not count:
+            return
+        gap = (now - self._since) / count
+        self._mean = gap if self._mean is None else self._mean + _SMOOTHING * (gap - self._mean)
         self._since = now
 
     def rest(self) -> None:
         """Note that nobody waits any more."""
         self._since = None
-
-    def leave(self, now: float) -> None:
-        """Note that a request has left its running place."""
-        if self._since is None:
-            return
-        gap = now - self._since
-        self._mean = gap if self._mean is None else self._mean + _SMOOTHING * (gap - self._mean)
-        self._since = now
 
     @property
     def retry_after_s(self) -> float:

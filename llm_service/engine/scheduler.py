@@ -12,22 +12,18 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Many
-from itertools import repeat
 from operator import attrgetter
-from typing import TypeAlias
 
 from llm_service.engine.block_manager import BlockManager
 from llm_service.engine.blocks import BlockPool
 from llm_service.engine.budget import PrefillBudget
+from llm_service.engine.composer import Draft, StepComposer
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.pace import Pace
 from llm_service.engine.rank import Rank
 from llm_service.engine.refusals import deadline_too_soon, queue_full, refuse_what_never_fits
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.step import BlockCopy, Share, Step
-
-Draft: TypeAlias = Callable[[Sequence, int], tuple[int, ...]]
-"""Guesses at most so many tokens of what a sequence will say next."""
 
 _by_rank = attrgetter("rank")
 
@@ -56,6 +52,7 @@ class Scheduler:
         self._regime_of = regime_of
         self._cache = BlockManager(limits)
         self._budget = PrefillBudget(limits)
+        self._composer = StepComposer(limits, self._cache, self._budget, regime_of)
         self._arrivals = 0
         self._waiting: list[Sequence] = []  # by rank
         self._running: list[Sequence] = []  # by rank
@@ -104,8 +101,7 @@ class Scheduler:
         if ahead or self._find_room(sequence) is None:
             self.check_queue()
             self._check_deadline(sequence, ahead, now)
-            if not self._waiting:
-                self._pace.watch(now)
+            self._pace.wait(now)
         self._arrivals += 1
         insort(self._waiting, sequence, key=_by_rank)
 
@@ -128,26 +124,17 @@ class Scheduler:
             sequence = self._waiting.pop(0)
             self._cache.adopt(sequence, found)
             insort(self._running, sequence, key=_by_rank)
-            if not sequence.admitted_before:
-                self._note_first(sequence)
-                admitted.append(sequence)
+            admitted.append(sequence)
+        self._pace.start(now, len(admitted))
         if not self._waiting:
             self._pace.rest()
-        return admitted
+        return [sequence for sequence in admitted if self._is_first_time(sequence)]
 
     def schedule(self, now: float, draft: Draft) -> Step:
         """Share out one step. Every block it will write is allocated, and the caller's alone."""
-        step = Step()
-        decoding = self._make_room_to_decode(step.copies)
-        left = self._limits.step_token_budget - len(decoding)
-        prefilling = self._prefill_order(now)
-        reserved = min(sum(one.remaining for one in prefilling), self._limits.kv_block_size)
-        drafts = self._draft(decoding, left - reserved, draft)
-        step.shares.extend(map(Share, decoding, repeat(1), drafts))
-        rows = sum(share.wanted for share in step.shares)
-        left = self._limits.step_token_budget - rows
-        self._prefill(prefilling, min(left, self._budget.tokens(rows)), step)
-        return step
+        copies: list[BlockCopy] = []
+        decoding = self._make_room_to_decode(copies)
+        return Step(self._composer.compose(decoding, self._running, now, draft), copies)
 
     def complete(self, share: Share, accepted: Many[int]) -> bool:
         """Note that a share was computed, and the tokens sampled from its logits: none if it wanted none.
@@ -202,16 +189,7 @@ class Scheduler:
         pool = self._cache.pool
         revived = sum(not pool.references(block) for block in found)
         wanted = self._cache.blocks_for(sequence.length + 1) - len(found) + revived
-        return found if wanted <= pool.available - self._promised() else None
-
-    def _promised(self) -> int:
-        """Blocks that running sequences still need to get through their prompts."""
-        needs = (
-            self._cache.blocks_for(one.length + 1) - len(one.blocks)
-            for one in self._running
-            if not one.is_decoding
-        )
-        return sum(max(need, 0) for need in needs)
+        return found if wanted <= pool.available - self._cache.promised(self._running) else None
 
     def _check_deadline(self, sequence: Sequence, ahead: int, now: float) -> None:
         deadline = sequence.request.deadline
@@ -219,11 +197,15 @@ class Scheduler:
         if deadline is not None and wait and now + wait > deadline:
             raise deadline_too_soon(wait, deadline - now, self._pace.retry_after_s)
 
-    def _note_first(self, sequence: Sequence) -> None:
+    def _is_first_time(self, sequence: Sequence) -> bool:
+        """Note the first admission of a sequence; whether this is it."""
+        if sequence.admitted_before:
+            return False
         sequence.admitted_before = True
         sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
         self.prefix_queries += sequence.length
         self.prefix_hits += sequence.computed
+        return True
 
     def _make_room_to_decode(self, copies: list[BlockCopy]) -> list[Sequence]:
         """Give every decoding sequence room for one token, by rank: so no victim has been given any."""
@@ -247,43 +229,3 @@ class Scheduler:
         self._running.remove(sequence)
         self._cache.release(sequence)
         insort(self._waiting, sequence, key=_by_rank)
-
-    def _draft(self, decoding: list[Sequence], budget: int, draft: Draft) -> list[tuple[int, ...]]:
-        """Guesses for each, and room for them, as far as nobody has to stand back for it."""
-        if not self._limits.draft_tokens:
-            return [()] * len(decoding)
-        guesses = []
-        spare = self.blocks.available - self._promised()
-        for sequence in decoding:
-            most = min(budget, self._most_drafts(sequence, max(spare, 0)))
-            drafts = draft(sequence, most)[:most] if most > 0 else ()
-            spare -= self._cache.wanting(sequence, 1 + len(drafts))
-            budget -= len(drafts)
-            self._cache.grow(sequence, 1 + len(drafts))
-            guesses.append(drafts)
-        return guesses
-
-    def _most_drafts(self, sequence: Sequence, spare: int) -> int:
-        """Guesses that `spare` blocks have room for, and that stay within the answer and its rope regime."""
-        left = sequence.request.sampling.max_tokens - len(sequence.generated)
-        most = min(self._limits.draft_tokens, left - 1, self._cache.room(sequence, spare) - 1)
-        while most > 0 and self._regime_of(sequence.length + most) != sequence.regime:
-            most -= 1
-        return most
-
-    def _prefill_order(self, now: float) -> list[Sequence]:
-        """Those with a prompt to compute: older or more important ones first, then the shortest."""
-
-        def place(sequence: Sequence) -> tuple[int, int, Rank]:
-            level = sequence.rank.level(now, self._limits.aging_s)
-            return -level, sequence.length - sequence.computed, sequence.rank
-
-        return sorted((one for one in self._running if one.remaining and not one.is_decoding), key=place)
-
-    def _prefill(self, sequences: list[Sequence], budget: int, step: Step) -> None:
-        for sequence in sequences:
-            tokens = min(sequence.remaining, budget, self._cache.room(sequence, self.blocks.available))
-            if tokens > 0:
-                self._cache.grow(sequence, tokens)
-                step.shares.append(Share(sequence, tokens))
-                budget -= tokens
