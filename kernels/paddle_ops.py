@@ -8,8 +8,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from kernels.attention import causal_attention, full_attention
+from kernels import paged_attention as paged
+from kernels.attention import full_attention
+from kernels.kv_pool import PagedPool
 from kernels.ops import Linear, Matrix, Norm, Tensor
+from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device
 
 
@@ -70,21 +73,31 @@ class PaddleOps:
     def swiglu(self, gate_up: Tensor) -> Tensor:
         return F.swiglu(gate_up)
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        first, second = paddle.split(x, 2, axis=-1)
-        return paddle.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return full_attention(q, k, v)
 
-    def causal_attention(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return causal_attention(q, keys, values)
+    def open_pool(self, shape: KvShape) -> PagedPool:
+        return PagedPool(shape, self._device)
+
+    def plan_attention(self, batch: PagedBatch, pool: KvPool) -> paged.Plan:
+        return paged.plan_attention(batch, _paged(pool))
+
+    def paged_attention(self, qkv: Tensor, pool: KvPool, layer: int, plan: AttentionPlan) -> Tensor:
+        if not isinstance(plan, paged.Plan):
+            raise TypeError(f"attention planned by another implementation: {type(plan).__name__}")
+        return paged.paged_attention(qkv, _paged(pool), layer, plan)
 
 
 def _dense(matrix: Matrix) -> Tensor:
     if not isinstance(matrix, DenseMatrix):
         raise TypeError(f"weight packed by another implementation: {type(matrix).__name__}")
     return matrix.tensor
+
+
+def _paged(pool: KvPool) -> PagedPool:
+    if not isinstance(pool, PagedPool):
+        raise TypeError(f"cache opened by another implementation: {type(pool).__name__}")
+    return pool
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

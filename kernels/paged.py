@@ -68,6 +68,7 @@ class PagedBatch:
         slots: int64 [starts[-1]]; where each row's key and value go: block * block_size + offset.
         cos, sin: float32 [rows, head_dim / 2], of each row's position.
         rows: rows of the pass, padding included.
+        heads: query heads of the model; the pool knows the others.
     """
 
     starts: NDArray[np.int32]
@@ -77,6 +78,7 @@ class PagedBatch:
     cos: NDArray[np.float32]
     sin: NDArray[np.float32]
     rows: int
+    heads: int
 
 
 AttentionPlan: TypeAlias = object

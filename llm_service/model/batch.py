@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from internvl.errors import InternalError
-from llm_service.model.rope import RopeRegime
-
-if TYPE_CHECKING:
-    from llm_service.model.kv_cache import KvCache
+from kernels.paged import KvShape, PagedBatch
+from llm_service.model.rope import RopeRegime, RotaryTables, regime_number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,26 +32,36 @@ class VisualSpan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """The next tokens of one sequence: its whole prompt, a part of it, or one generated token.
+    """The next tokens of one sequence: its whole prompt, a part of it, or a generated token and drafts.
 
     Attributes:
         token_ids: int64 [n], n >= 1. Ids under a visual span are ignored but must be in the vocabulary.
         visual: spans inside the chunk, in order, not overlapping.
-        cache: holds the tokens before the chunk; gets those of the chunk.
-        regime: rope regime of the sequence, see `llm_service.model.rope`.
+        start: tokens of the sequence before the chunk; their keys and values are in the cache.
+        blocks: block table of the sequence, with room for start + n tokens. No other chunk of the pass may
+            hold a block that this one writes to.
+        regime: rope regime of the sequence, see `llm_service.model.rope`; that of its cached keys too.
+        wanted: how many logits to compute, those of the last tokens of the chunk.
     """
 
-    token_ids: np.ndarray
+    token_ids: NDArray[np.int64]
     visual: tuple[VisualSpan, ...]
-    cache: KvCache
+    start: int
+    blocks: Sequence[int]
     regime: RopeRegime
+    wanted: int = 1
 
     @property
     def length(self) -> int:
         return int(self.token_ids.shape[0])
 
+    @property
+    def end(self) -> int:
+        """Tokens of the sequence once the chunk is computed."""
+        return self.start + self.length
 
-def check_chunks(chunks: Sequence[Chunk], vocab_size: int, hidden_size: int) -> None:
+
+def check_chunks(chunks: Sequence[Chunk], vocab_size: int, hidden_size: int, cache: KvShape) -> None:
     """Refuse a batch that would read or write out of bounds, before anything is computed.
 
     Raises:
@@ -61,8 +69,6 @@ def check_chunks(chunks: Sequence[Chunk], vocab_size: int, hidden_size: int) -> 
     """
     if not chunks:
         raise InternalError("batch: no chunks")
-    if len({id(chunk.cache) for chunk in chunks}) != len(chunks):
-        raise InternalError("batch: two chunks share one cache")
     for chunk in chunks:
         ids = chunk.token_ids
         if ids.ndim != 1 or ids.size == 0 or ids.dtype != np.int64:
@@ -71,8 +77,11 @@ def check_chunks(chunks: Sequence[Chunk], vocab_size: int, hidden_size: int) -> 
             )
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise InternalError(f"chunk: a token id is outside the vocabulary of {vocab_size}")
+        if not 0 <= chunk.wanted <= chunk.length:
+            raise InternalError(f"chunk: {chunk.wanted} logits wanted of {chunk.length} tokens")
         _check_spans(chunk, hidden_size)
-        chunk.cache.admit(chunk.length, chunk.regime)
+        _check_blocks(chunk, cache)
+    _check_owners(chunks, cache.block_size)
 
 
 def _check_spans(chunk: Chunk, hidden_size: int) -> None:
@@ -85,3 +94,44 @@ def _check_spans(chunk: Chunk, hidden_size: int) -> None:
         if span.offset < free or span.end > chunk.length:
             raise InternalError("visual span: overlaps another one or leaves the chunk")
         free = span.end
+
+
+def _check_blocks(chunk: Chunk, cache: KvShape) -> None:
+    room = len(chunk.blocks) * cache.block_size
+    if chunk.start < 0 or chunk.end > room:
+        raise InternalError(f"chunk: tokens {chunk.start} to {chunk.end} exceed its blocks' {room}")
+    if min(chunk.blocks) < 0 or max(chunk.blocks) >= cache.blocks:
+        raise InternalError(f"chunk: a block is outside the cache of {cache.blocks}")
+
+
+def _check_owners(chunks: Sequence[Chunk], block_size: int) -> None:
+    written = [
+        block
+        for chunk in chunks
+        for block in chunk.blocks[chunk.start // block_size : -(-chunk.end // block_size)]
+    ]
+    if len(set(written)) != len(written):
+        raise InternalError("batch: two tokens would be written to one place")
+
+
+def page(chunks: Sequence[Chunk], tables: RotaryTables, cache: KvShape, heads: int, rows: int) -> PagedBatch:
+    """Describe checked chunks to paged attention, row by row in their order.
+
+    Args:
+        heads: query heads of the model.
+        rows: at least the tokens of the chunks; the rest is padding.
+    """
+    lengths = np.array([chunk.length for chunk in chunks])
+    starts = np.zeros(len(chunks) + 1, np.int32)
+    np.cumsum(lengths, out=starts[1:])
+    pasts = np.array([chunk.start for chunk in chunks], np.int32)
+    used = [chunk.blocks[: -(-chunk.end // cache.block_size)] for chunk in chunks]
+    blocks = np.zeros((len(chunks), max(map(len, used))), np.int32)
+    for row, table in zip(blocks, used, strict=True):
+        row[: len(table)] = table
+    owners = np.repeat(np.arange(len(chunks)), lengths)
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1] - pasts, lengths)
+    slots = blocks[owners, positions // cache.block_size] * np.int64(cache.block_size)
+    regimes = np.repeat([regime_number(chunk.regime) for chunk in chunks], lengths)
+    cos, sin = tables.lookup(positions, regimes)
+    return PagedBatch(starts, pasts, blocks, slots + positions % cache.block_size, cos, sin, rows, heads)

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import paddle
 
 from internvl.checkpoint.tensor_specs import Part
 from internvl.model_config import LlmConfig
-from kernels.ops import Linear, Ops, Tensor
+from kernels.ops import Ops, Tensor
+from kernels.paged import AttentionPlan, KvPool
 from kernels.weights import Weights
-from llm_service.model.kv_cache import LayerStore
 
 _STEM = f"{Part.DECODER.value}model."
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows `start` to `end` of the batch belong to the sequence of `store`."""
-
-    start: int
-    end: int
-    store: LayerStore
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
-    """What the layers of one forward pass share.
+    """What the layers of one forward pass share: the cache, and where in it each row belongs."""
 
-    Attributes:
-        cos, sin: [tokens, 1, head_dim / 2], scaled, each row for its own position and regime.
-        segments: the sequences, covering all rows in order.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    segments: Sequence[Segment]
+    pool: KvPool
+    plan: AttentionPlan
 
 
 class Decoder:
@@ -50,7 +32,7 @@ class Decoder:
         self._norm = weights.norm(f"{_STEM}norm", config.rms_norm_eps)
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
-        """[tokens, hidden] -> the same shape, before the final norm; the caches hold the new tokens."""
+        """[rows, hidden] -> the same shape, before the final norm; the cache holds the new tokens."""
         for layer in self._layers:
             hidden = layer.forward(hidden, context)
         return hidden
@@ -66,7 +48,7 @@ class DecoderLayer:
     def __init__(self, weights: Weights, index: int, config: LlmConfig, ops: Ops) -> None:
         prefix = f"{_STEM}layers.{index}."
         self._ops = ops
-        self._attention = SelfAttention.from_weights(weights, index, config, ops)
+        self._attention = SelfAttention(weights, index, ops)
         self._input_norm = weights.norm(f"{prefix}input_layernorm", config.rms_norm_eps)
         self._mlp_norm = weights.norm(f"{prefix}post_attention_layernorm", config.rms_norm_eps)
         self._gate_up = weights.linear(f"{prefix}mlp.gate_up_proj")
@@ -79,42 +61,18 @@ class DecoderLayer:
         return hidden + ops.linear(inner, self._down)
 
 
-@dataclass(frozen=True, slots=True)
 class SelfAttention:
-    """Fused qkv (contiguous q | k | v), rotary over the whole head, causal attention per sequence."""
+    """Fused qkv (contiguous q | k | v), rotary over the whole head, causal attention on the cache."""
 
-    ops: Ops
-    layer: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    qkv: Linear
-    output: Linear
-
-    @classmethod
-    def from_weights(cls, weights: Weights, layer: int, config: LlmConfig, ops: Ops) -> SelfAttention:
-        prefix = f"{_STEM}layers.{layer}.self_attn."
-        return cls(
-            ops=ops,
-            layer=layer,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            qkv=weights.linear(f"{prefix}qkv_proj"),
-            output=weights.linear(f"{prefix}o_proj"),
-        )
+    def __init__(self, weights: Weights, index: int, ops: Ops) -> None:
+        prefix = f"{_STEM}layers.{index}.self_attn."
+        self._ops = ops
+        self._index = index
+        self._qkv = weights.linear(f"{prefix}qkv_proj")
+        self._output = weights.linear(f"{prefix}o_proj")
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
-        """[tokens, hidden] -> the same shape. Products run on all sequences at once, attention on each."""
-        turned = self.heads + self.kv_heads
-        qkv = self.ops.linear(hidden, self.qkv).reshape([-1, turned + self.kv_heads, self.head_dim])
-        # q and k lie side by side and turn alike: one rotation for both.
-        qk = self.ops.rotary(qkv[:, :turned], context.cos, context.sin)
-        q, k, v = qk[:, : self.heads], qk[:, self.heads :], qkv[:, turned:]
-        mixed = [self._attend(q, k, v, segment) for segment in context.segments]
-        return self.ops.linear(mixed[0] if len(mixed) == 1 else paddle.concat(mixed), self.output)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segment: Segment) -> Tensor:
-        rows = slice(segment.start, segment.end)
-        keys, values = segment.store.extend(self.layer, k[rows], v[rows])
-        return self.ops.causal_attention(q[rows], keys, values)
+        """[rows, hidden] -> the same shape."""
+        qkv = self._ops.linear(hidden, self._qkv)
+        mixed = self._ops.paged_attention(qkv, context.pool, self._index, context.plan)
+        return self._ops.linear(mixed, self._output)

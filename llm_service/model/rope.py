@@ -5,7 +5,7 @@ Source of the formulas: InternVL modeling_phi3.py, class Phi3SuScaledRotaryEmbed
 Policy at the trained length. A sequence lives in one regime at a time. The engine picks it at prefill from
 the request's total prompt length (`regime_for`): never per chunk, or chunked prefill would rotate one prompt
 in two ways, and never per batch, or a long neighbour would change a short request's answer. When generation
-passes the limit, cached keys rotated with short factors are worthless: the engine empties the cache and
+passes the limit, cached keys rotated with short factors are worthless: the engine drops the blocks and
 prefills everything again with the long ones, as transformers does from 4.45 on.
 """
 
@@ -37,6 +37,14 @@ def regime_for(total_length: int, config: InternVLConfig) -> RopeRegime:
     return RopeRegime.LONG if scaled and over else RopeRegime.SHORT
 
 
+_NUMBERS = {regime: number for number, regime in enumerate(RopeRegime)}
+
+
+def regime_number(regime: RopeRegime) -> int:
+    """Its place among the regimes, for arrays."""
+    return _NUMBERS[regime]
+
+
 class RotaryTables:
     """cos and sin of every position, computed for the positions of a batch when they are needed.
 
@@ -45,13 +53,17 @@ class RotaryTables:
     """
 
     def __init__(self, config: LlmConfig) -> None:
-        self._frequencies = {regime: _frequencies(config, regime) for regime in RopeRegime}
+        self._frequencies = np.stack([_frequencies(config, regime) for regime in RopeRegime])
         self._scale = np.float32(attention_scale(config))
 
-    def lookup(self, start: int, count: int, regime: RopeRegime) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin, float32 [count, head_dim / 2], of positions `start` to `start + count - 1`."""
-        positions = np.arange(start, start + count, dtype=np.float32)
-        angles = positions[:, None] * self._frequencies[regime]
+    def lookup(self, positions: np.ndarray, regimes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """cos and sin of each position, float32 [n, head_dim / 2].
+
+        Args:
+            positions: integers [n].
+            regimes: integers [n], numbers of each one's regime as `regime_number` gives them.
+        """
+        angles = positions.astype(np.float32)[:, None] * self._frequencies[regimes]
         return np.cos(angles) * self._scale, np.sin(angles) * self._scale
 
 

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import paddle
+from numpy.typing import NDArray
 
 from internvl.checkpoint.tensor_specs import Part
-from internvl.errors import ConfigError
+from internvl.errors import ConfigError, InternalError
 from internvl.model_config import InternVLConfig, LlmConfig
 from kernels.dispatch import open_ops
 from kernels.ops import Linear, Ops, Tensor
+from kernels.paged import KvDtype, KvPool, KvShape
 from kernels.runtime import CPU, Device
 from kernels.weights import Weights, WeightStream, load_weights, specs_of
-from llm_service.model.batch import Chunk, check_chunks
-from llm_service.model.decoder import Context, Decoder, Segment
-from llm_service.model.kv_cache import KvCache
+from llm_service.model.batch import Chunk, check_chunks, page
+from llm_service.model.decoder import Context, Decoder
 from llm_service.model.rope import RotaryTables
 
 _TABLE = f"{Part.DECODER.value}model.embed_tokens.weight"
 _HEAD = f"{Part.DECODER.value}lm_head.weight"
 
+# Far above what an encoder gives, and far below where float32 ends.
+_LARGEST_INPUT = 1e6
+
 
 class ModelRunner:
-    """Weights and arithmetic of one decoder; sequences live in the caches. Not thread-safe."""
+    """Weights and arithmetic of one decoder, and the cache its sequences share. Not thread-safe."""
 
     def __init__(self, weights: Weights, config: InternVLConfig, ops: Ops) -> None:
         self._config = config
@@ -33,6 +38,7 @@ class ModelRunner:
         self._head = Linear(self._table if config.llm.tie_word_embeddings else weights.matrix(_HEAD))
         self._decoder = Decoder(weights, config.llm, ops)
         self._rotary = RotaryTables(config.llm)
+        self._pool: KvPool | None = None
 
     @classmethod
     def load(cls, weights: WeightStream, config: InternVLConfig, device: Device = CPU) -> ModelRunner:
@@ -54,46 +60,56 @@ class ModelRunner:
     def config(self) -> InternVLConfig:
         return self._config
 
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Memory one token takes in a cache."""
-        llm = self._config.llm
-        size = 4 if self._ops.device.dtype == "float32" else 2
-        return 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim * size
+    def block_bytes(self, block_size: int, dtype: KvDtype) -> int:
+        """Memory of one block of the cache."""
+        return self._cache_shape(1, block_size, dtype).block_bytes
 
-    def new_cache(self, capacity: int) -> KvCache:
-        """An empty cache for one sequence of at most `capacity` tokens."""
-        return KvCache(self._config.llm, capacity, self._ops.device)
+    def open_cache(self, blocks: int, block_size: int, dtype: KvDtype = KvDtype.FLOAT32) -> None:
+        """Reserve the cache; one opened before is let go with all it held."""
+        self._pool = None
+        self._pool = self._ops.open_pool(self._cache_shape(blocks, block_size, dtype))
 
-    def forward(self, chunks: Sequence[Chunk]) -> np.ndarray:
-        """Append each chunk to its cache and predict what follows it.
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks: (source, target) of each; no target is a source too."""
+        if pairs:
+            self._cache().copy_blocks(np.array(pairs, np.int64))
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
+        """Compute the chunks, store their keys and values, and predict what follows.
 
         Returns:
-            Logits at the last position of each chunk, float32 [chunks, vocab].
+            For each chunk the logits at its last `wanted` tokens, float32 [wanted, vocab].
 
         Raises:
-            InternalError: a chunk that does not fit its cache, the vocabulary or the model's width.
+            InternalError: a chunk that does not fit the cache, the vocabulary or the model's width.
         """
-        hidden = self._run(chunks)
-        if hidden.shape[0] > len(chunks):
-            last = np.cumsum([chunk.length for chunk in chunks]) - 1
-            hidden = paddle.gather(hidden, paddle.to_tensor(last, place=self._ops.device.place))
-        return self._logits(hidden)
+        llm, cache = self._config.llm, self._cache()
+        check_chunks(chunks, llm.vocab_size, llm.hidden_size, cache.shape)
+        # Side by side what attention computes together: as many rows, about as long.
+        order = sorted(range(len(chunks)), key=lambda i: (chunks[i].length, chunks[i].end))
+        logits = self._forward([chunks[i] for i in order], cache)
+        return [logits[place] for place in np.argsort(order)]
 
-    def forward_all(self, chunks: Sequence[Chunk]) -> list[np.ndarray]:
-        """As `forward`, with the logits of every position: float32 [length, vocab] for each chunk."""
-        logits = self._logits(self._run(chunks))
-        borders = np.cumsum([chunk.length for chunk in chunks])[:-1]
-        return list(np.split(logits, borders))
+    def forward_all(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
+        """As `forward`, with the logits of every token: float32 [length, vocab] for each chunk."""
+        return self.forward([replace(chunk, wanted=chunk.length) for chunk in chunks])
 
-    def _run(self, chunks: Sequence[Chunk]) -> Tensor:
-        check_chunks(chunks, self._config.llm.vocab_size, self._config.llm.hidden_size)
-        hidden = self._decoder.forward(self._embed(chunks), self._context(chunks))
-        for chunk in chunks:
-            chunk.cache.commit(chunk.length, chunk.regime)
-        return hidden
+    def _forward(self, chunks: Sequence[Chunk], cache: KvPool) -> list[NDArray[np.float32]]:
+        hidden = self._embed(chunks)
+        batch = page(chunks, self._rotary, cache.shape, self._config.llm.num_attention_heads, hidden.shape[0])
+        plan = self._ops.plan_attention(batch, cache)
+        hidden = self._decoder.forward(hidden, Context(cache, plan))
+        ends = batch.starts[1:]
+        wanted = [np.arange(end - chunk.wanted, end) for chunk, end in zip(chunks, ends, strict=True)]
+        borders = np.cumsum([chunk.wanted for chunk in chunks])
+        return np.split(self._logits(hidden, np.concatenate(wanted)), borders[:-1])
 
-    def _logits(self, hidden: Tensor) -> np.ndarray:
+    def _logits(self, hidden: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits of some rows, in order."""
+        if not len(rows):
+            return np.empty((0, self._config.llm.vocab_size), np.float32)
+        if len(rows) < hidden.shape[0]:
+            hidden = paddle.gather(hidden, paddle.to_tensor(rows, place=self._ops.device.place))
         return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))
 
     def _embed(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -103,19 +119,35 @@ class ModelRunner:
         start = done = 0
         for chunk in chunks:
             for span in chunk.visual:
-                pieces += [text[done : start + span.offset], self._ops.tensor(span.embeddings)]
+                pieces += [text[done : start + span.offset], self._ops.tensor(_bounded(span.embeddings))]
                 done = start + span.end
             start += chunk.length
         return paddle.concat([*pieces, text[done:]]) if pieces else text
 
-    def _context(self, chunks: Sequence[Chunk]) -> Context:
-        tables = [self._rotary.lookup(chunk.cache.length, chunk.length, chunk.regime) for chunk in chunks]
-        cos, sin = (np.concatenate(parts)[:, None, :] for parts in zip(*tables, strict=True))
-        ends = np.cumsum([chunk.length for chunk in chunks]).tolist()
-        segments = [
-            Segment(end - chunk.length, end, chunk.cache) for chunk, end in zip(chunks, ends, strict=True)
-        ]
-        return Context(self._ops.tensor(cos), self._ops.tensor(sin), segments)
+    def _cache(self) -> KvPool:
+        if self._pool is None:
+            raise InternalError("cache: not opened")
+        return self._pool
+
+    def _cache_shape(self, blocks: int, block_size: int, dtype: KvDtype) -> KvShape:
+        llm = self._config.llm
+        return KvShape(
+            layers=llm.num_hidden_layers,
+            blocks=blocks,
+            block_size=block_size,
+            kv_heads=llm.num_key_value_heads,
+            head_dim=llm.head_dim,
+            dtype=dtype,
+        )
+
+
+def _bounded(embeddings: np.ndarray) -> NDArray[np.float32]:
+    """Without NaN, infinities and numbers that would become ones on the way through the layers.
+
+    Blocks are used again by other requests, which read masked places of them with weight 0.
+    """
+    wide = embeddings.astype(np.float32)
+    return np.clip(np.nan_to_num(wide, copy=False), -_LARGEST_INPUT, _LARGEST_INPUT, out=wide)
 
 
 def _check_config(config: LlmConfig) -> None:

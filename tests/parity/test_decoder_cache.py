@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from internvl.model_config import InternVLConfig
 from llm_service.model.batch import Chunk, VisualSpan
 from llm_service.model.rope import RopeRegime, regime_for
 from llm_service.model.runner import ModelRunner
+from tests.unit.paged_samples import PagedSequence, Pages
 
 CONFIG = small_config(llm={"num_attention_heads": 6, "num_key_value_heads": 2})
 WEIGHTS = random_weights(CONFIG, seed=11)
@@ -29,17 +31,15 @@ def random_ids(length: int, seed: int = 0, config: InternVLConfig = CONFIG) -> n
 
 
 def whole(runner: ModelRunner, ids: np.ndarray, regime: RopeRegime = RopeRegime.SHORT) -> np.ndarray:
-    return runner.forward_all([Chunk(ids, (), runner.new_cache(len(ids)), regime)])[0]
+    return Pages(runner).sequence(len(ids), regime).all(ids)
 
 
 def test_decode_with_cache_equals_full_prefill(runner, assert_parity):
     ids = random_ids(48)
-    cache = runner.new_cache(48)
-    steps = [runner.forward([Chunk(ids[:20], (), cache, RopeRegime.SHORT)])]
-    for position in range(20, 48):
-        steps.append(runner.forward([Chunk(ids[position : position + 1], (), cache, RopeRegime.SHORT)]))
+    sequence = Pages(runner).sequence(48)
+    steps = [sequence.last(ids[:20])]
+    steps += [sequence.last(ids[position : position + 1]) for position in range(20, 48)]
 
-    assert cache.length == 48
     decoded = np.concatenate(steps)
     assert_parity("cache: decode equals full prefill", decoded, whole(runner, ids)[19:])
     oracle = oracle_logits(decoder_oracle(CONFIG.llm, WEIGHTS), ids)
@@ -51,12 +51,13 @@ def test_decode_with_cache_equals_full_prefill(runner, assert_parity):
 def test_chunked_prefill_equals_whole_prefill(runner, sizes, regime, assert_parity):
     ids = random_ids(48, seed=1)
     picture = np.random.default_rng(1).standard_normal((6, CONFIG.llm.hidden_size), dtype=np.float32)
-    expected = runner.forward_all([Chunk(ids, (VisualSpan(30, picture),), runner.new_cache(48), regime)])[0]
+    pages = Pages(runner, block_size=5)
+    expected = pages.sequence(48, regime).all(ids, VisualSpan(30, picture))
 
-    cache, start, parts = runner.new_cache(48), 0, []
+    sequence, start, parts = pages.sequence(48, regime), 0, []
     for size in sizes:
         spans = _part_of_span(30, picture, start, start + size)
-        parts += runner.forward_all([Chunk(ids[start : start + size], spans, cache, regime)])
+        parts.append(sequence.all(ids[start : start + size], *spans))
         start += size
 
     assert_parity("cache: chunked prefill equals whole", np.concatenate(parts), expected)
@@ -75,29 +76,44 @@ def test_mixed_batch_equals_each_alone(runner, assert_parity):
     spans = [(VisualSpan(3, picture),), (), (), (VisualSpan(0, picture), VisualSpan(7, picture))]
 
     def chunks() -> list[Chunk]:
-        made = []
+        pages, made = Pages(runner), []
         for index, (length, new, regime) in enumerate(zip(lengths, news, regimes, strict=True)):
-            cache = runner.new_cache(length + new)
-            runner.forward([Chunk(random_ids(length, seed=index), (), cache, regime)])
-            made.append(Chunk(random_ids(new, seed=10 + index), spans[index], cache, regime))
+            sequence = pages.sequence(length + new, regime)
+            sequence.last(random_ids(length, seed=index))
+            made.append(sequence.next(random_ids(new, seed=10 + index), *spans[index]))
         return made
 
-    alone = np.concatenate([runner.forward([chunk]) for chunk in chunks()])
-    assert_parity("cache: mixed batch equals alone", runner.forward(chunks()), alone)
+    alone = np.concatenate([runner.forward([chunk])[0] for chunk in chunks()])
+    assert_parity("cache: mixed batch equals alone", np.concatenate(runner.forward(chunks())), alone)
     positions = [np.concatenate(runner.forward_all([chunk])) for chunk in chunks()]
     for ours, expected in zip(runner.forward_all(chunks()), positions, strict=True):
         assert_parity("cache: mixed batch equals alone", ours, expected)
 
 
-def test_truncated_cache_continues_as_if_never_longer(runner, assert_parity):
+def test_rejected_tokens_leave_no_trace(runner, assert_parity):
     ids, other = random_ids(30, seed=3), random_ids(30, seed=4)
-    cache = runner.new_cache(40)
-    runner.forward([Chunk(np.concatenate([ids[:12], other[:15]]), (), cache, RopeRegime.SHORT)])
+    sequence = Pages(runner).sequence(40)
+    sequence.last(np.concatenate([ids[:12], other[:15]]))
 
-    cache.truncate(12)
-    logits = runner.forward_all([Chunk(ids[12:], (), cache, RopeRegime.SHORT)])[0]
+    sequence.computed = 12
 
-    assert_parity("cache: truncated", logits, whole(runner, ids)[12:])
+    assert_parity("cache: rejected tokens", sequence.all(ids[12:]), whole(runner, ids)[12:])
+
+
+def test_copied_blocks_continue_apart(runner, assert_parity):
+    """Two answers to one prompt: full blocks shared, the partial one copied."""
+    prompt, ends = random_ids(21, seed=5), [random_ids(9, seed=seed) for seed in (6, 7)]
+    pages = Pages(runner, block_size=8)
+    first = pages.sequence(30)
+    first.last(prompt)
+
+    second = PagedSequence(runner, [*first.blocks[:2], *pages.sequence(16).blocks], RopeRegime.SHORT)
+    second.computed = first.computed
+    runner.copy_blocks([(first.blocks[2], second.blocks[2])])
+
+    logits = runner.forward_all([answer.next(end) for answer, end in zip((first, second), ends, strict=True)])
+    for ours, end in zip(logits, ends, strict=True):
+        assert_parity("cache: forked", ours, whole(runner, np.concatenate([prompt, end]))[21:])
 
 
 @pytest.mark.parametrize(("limit", "layers"), [(96, 3), (4096, 1)])
@@ -154,40 +170,63 @@ def generated_without_cache(
 
 def decode(runner: ModelRunner, ids: np.ndarray, tokens: np.ndarray, recompute: bool) -> np.ndarray:
     """Logits [tokens, vocab] of the prompt and then each token, with the engine's policy or without."""
-    cache, history = runner.new_cache(len(ids) + len(tokens)), ids
-    regime = regime_for(len(history), runner.config)
-    logits = [runner.forward([Chunk(history, (), cache, regime)])]
+    sequence = Pages(runner).sequence(len(ids) + len(tokens), regime_for(len(ids), runner.config))
+    logits, history = [sequence.last(ids)], ids
     for token in tokens[:-1]:
         history = np.append(history, token)
-        if recompute and regime_for(len(history), runner.config) is not regime:
-            regime = regime_for(len(history), runner.config)
-            cache.truncate(0)
-        logits.append(runner.forward([Chunk(history[cache.length :], (), cache, regime)]))
+        regime = regime_for(len(history), runner.config)
+        if recompute and regime is not sequence.regime:
+            sequence.regime, sequence.computed = regime, 0
+        logits.append(sequence.last(history[sequence.computed :]))
     return np.concatenate(logits)
 
 
-def test_cache_refuses_what_would_corrupt_it(runner):
-    cache = runner.new_cache(8)
-    runner.forward([Chunk(random_ids(5), (), cache, RopeRegime.SHORT)])
+def test_what_would_corrupt_the_cache_is_refused(runner):
+    pages = Pages(runner, block_size=4)
+    blocks = pages.sequence(8).blocks
     one, many = random_ids(1), random_ids(4)
     wide = np.zeros((2, CONFIG.llm.hidden_size + 1), dtype=np.float32)
     fits = np.zeros((2, CONFIG.llm.hidden_size), dtype=np.float32)
+
+    def chunk(ids: np.ndarray, *spans: VisualSpan, start: int = 4, **changed: Any) -> Chunk:
+        fields = {"blocks": blocks, "regime": RopeRegime.SHORT} | changed
+        return Chunk(ids, spans, start, **fields)
+
     refused = {
-        "5 \\+ 4 tokens exceed its 8": [Chunk(many, (), cache, RopeRegime.SHORT)],
-        "the other rope regime": [Chunk(one, (), cache, RopeRegime.LONG)],
-        "share one cache": [Chunk(one, (), cache, RopeRegime.SHORT)] * 2,
         "no chunks": [],
-        "outside the vocabulary of 101": [Chunk(one + 101, (), cache, RopeRegime.SHORT)],
-        "int64 \\[n >= 1\\]": [Chunk(one[:0], (), cache, RopeRegime.SHORT)],
-        "expected \\[k, 48\\]": [Chunk(many[:2], (VisualSpan(0, wide),), cache, RopeRegime.SHORT)],
-        "leaves the chunk": [Chunk(one, (VisualSpan(0, fits),), cache, RopeRegime.SHORT)],
-        "overlaps": [
-            Chunk(many[:3], (VisualSpan(0, fits), VisualSpan(1, fits)), cache, RopeRegime.SHORT),
-        ],
+        "tokens 5 to 9 exceed its blocks' 8": [chunk(many, start=5)],
+        "tokens -1 to 0 exceed": [chunk(one, start=-1)],
+        "outside the cache of 1500": [chunk(one, blocks=[0, 1500])],
+        "two tokens would be written to one place": [chunk(one), chunk(one, start=5)],
+        "2 logits wanted of 1 tokens": [chunk(one, wanted=2)],
+        "outside the vocabulary of 101": [chunk(one + 101)],
+        "int64 \\[n >= 1\\]": [chunk(one[:0])],
+        "expected \\[k, 48\\]": [chunk(many[:2], VisualSpan(0, wide))],
+        "leaves the chunk": [chunk(one, VisualSpan(0, fits))],
+        "overlaps": [chunk(many[:3], VisualSpan(0, fits), VisualSpan(1, fits))],
     }
     for message, chunks in refused.items():
         with pytest.raises(InternalError, match=message):
             runner.forward(chunks)
-    with pytest.raises(InternalError, match="cannot cut 5 tokens to 6"):
-        cache.truncate(6)
-    assert cache.length == 5
+
+
+def test_model_without_a_cache_is_refused():
+    config = small_config(llm={"num_hidden_layers": 1})
+    runner = ModelRunner.load(decoder_part(random_weights(config, seed=0)), config)
+    with pytest.raises(InternalError, match="cache: not opened"):
+        runner.forward([Chunk(random_ids(1), (), 0, [0], RopeRegime.SHORT)])
+
+
+def test_wild_embeddings_do_not_reach_the_next_owner_of_their_blocks(runner, assert_parity):
+    """Masked tokens weigh nothing, and 0 * NaN would not be nothing."""
+    ids = random_ids(40)
+    wild = np.full((8, CONFIG.llm.hidden_size), np.nan, dtype=np.float32)
+    wild[1], wild[2], wild[3] = np.inf, -np.inf, 3e38
+    expected = whole(runner, ids)
+    sequence = Pages(runner).sequence(40)
+    sequence.last(ids, VisualSpan(20, wild))
+
+    sequence.computed = 0
+
+    decoded = np.concatenate([sequence.last(ids[i : i + 1]) for i in range(40)])
+    assert_parity("cache: after wild embeddings", decoded, expected)

@@ -9,9 +9,10 @@ from parity_oracles import decoder_oracle, decoder_part, oracle_logits, random_w
 
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig
-from llm_service.model.batch import Chunk, VisualSpan
+from llm_service.model.batch import VisualSpan
 from llm_service.model.rope import RopeRegime, regime_for
 from llm_service.model.runner import ModelRunner
+from tests.unit.paged_samples import Pages
 
 ODD_SHAPES = {
     "phi3-like": {},
@@ -27,8 +28,7 @@ ODD_SHAPES = {
 
 
 def all_logits(runner: ModelRunner, ids: np.ndarray, regime: RopeRegime, *spans: VisualSpan) -> np.ndarray:
-    chunk = Chunk(ids, spans, runner.new_cache(len(ids)), regime)
-    return runner.forward_all([chunk])[0]
+    return Pages(runner).sequence(len(ids), regime).all(ids, *spans)
 
 
 def random_ids(config: InternVLConfig, length: int, seed: int = 0) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_logits_equal_oracle(shape, seed, assert_parity):
     logits = all_logits(runner, ids, RopeRegime.SHORT)
     oracle = oracle_logits(decoder_oracle(config.llm, weights), ids)
     assert_parity("decoder: prompt to logits", logits, oracle)
-    last = runner.forward([Chunk(ids, (), runner.new_cache(61), RopeRegime.SHORT)])
+    last = Pages(runner).sequence(61).last(ids)
     assert_parity("decoder: prompt to logits", last, oracle[-1:])
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from parity_oracles import RELEASED, RandomWeights, VisionOracle, decoder_oracle, decoder_part, vision_part
 
-from llm_service.model.batch import Chunk
-from llm_service.model.rope import RopeRegime, regime_for
+from llm_service.model.rope import regime_for
 from llm_service.model.runner import ModelRunner
+from tests.unit.paged_samples import Pages
 from vision_service.model.encoder import VisionEncoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -42,14 +42,14 @@ def decoded() -> dict[str, np.ndarray]:
     """Our logits: a prompt of 60 tokens at once and token by token, and the last row of a prompt of 4,097."""
     runner = ModelRunner.load(decoder_part(RandomWeights(TWO_LAYERS, seed=21, dtype="bfloat16")), TWO_LAYERS)
     ids = prompt(60)
-    cache = runner.new_cache(60)
-    steps = [runner.forward([Chunk(ids[:50], (), cache, RopeRegime.SHORT)])]
-    steps += [runner.forward([Chunk(ids[i : i + 1], (), cache, RopeRegime.SHORT)]) for i in range(50, 60)]
-    regime = regime_for(4097, TWO_LAYERS)
+    pages = Pages(runner)
+    sequence = pages.sequence(60)
+    steps = [sequence.last(ids[:50])]
+    steps += [sequence.last(ids[i : i + 1]) for i in range(50, 60)]
     return {
-        "prompt": runner.forward_all([Chunk(ids, (), runner.new_cache(60), RopeRegime.SHORT)])[0],
+        "prompt": pages.sequence(60).all(ids),
         "decode": np.concatenate(steps),
-        "long": runner.forward([Chunk(prompt(4097), (), runner.new_cache(4097), regime)]),
+        "long": pages.sequence(4097, regime_for(4097, TWO_LAYERS)).last(prompt(4097)),
     }
 
 

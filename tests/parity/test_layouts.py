@@ -10,9 +10,8 @@ import pytest
 from internvl.checkpoint import FileFormat, Layout, Part, WriteOptions, open_checkpoint
 from internvl.checkpoint.conversion import convert_checkpoint
 from internvl.model_config import read_model_config
-from llm_service.model.batch import Chunk
-from llm_service.model.rope import RopeRegime
 from llm_service.model.runner import ModelRunner
+from tests.unit.paged_samples import Pages
 from vision_service.model.encoder import VisionEncoder
 
 NANO = Path(__file__).parents[2] / "models" / "nano"
@@ -28,8 +27,7 @@ def outputs(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     embeddings = VisionEncoder.load(checkpoint.tensors(VISION), config).encode(tiles)
     runner = ModelRunner.load(checkpoint.tensors(Part.DECODER.value), config)
     prompt = np.arange(1, 40, dtype=np.int64)
-    logits = runner.forward([Chunk(prompt, (), runner.new_cache(64), RopeRegime.SHORT)])
-    return embeddings, logits
+    return embeddings, Pages(runner).sequence(64).last(prompt)
 
 
 @pytest.mark.parametrize("file_format", [FileFormat.SAFETENSORS, FileFormat.PDPARAMS])
