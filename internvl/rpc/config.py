@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from internvl.errors import ConfigError
@@ -81,13 +82,19 @@ def add_server_flags(parser: argparse.ArgumentParser, default_listen: str) -> No
     )
 
 
-def require_positive(args: argparse.Namespace) -> None:
-    """Check that every number among the flags is above 0; only the two waits at the end may be 0.
+def require_positive(args: argparse.Namespace, may_be_zero: Collection[str] = ()) -> None:
+    """Check that every number among the flags is above 0; only the two waits at the end may always be 0.
+
+    Args:
+        may_be_zero: names of other flags that may, as attributes of `args`.
 
     Raises:
         ConfigError: names the flag.
     """
     for name, value in vars(args).items():
-        may_be_zero = name in ("grace_seconds", "drain_delay_seconds")
-        if isinstance(value, int | float) and not may_be_zero and not value > 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0, got {value:g}")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        zero_allowed = name in ("grace_seconds", "drain_delay_seconds", *may_be_zero)
+        if value < 0 or not (value > 0 or zero_allowed):
+            bound = "at least 0" if zero_allowed else "above 0"
+            raise ConfigError(f"--{name.replace('_', '-')}: must be {bound}, got {value:g}")
