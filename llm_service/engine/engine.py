@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Many
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,36 +13,19 @@ from numpy.typing import NDArray
 from internvl.errors import DeadlineExceeded, InternalError, ServingError
 from internvl.telemetry import get_logger
 from llm_service import metrics
-from llm_service.engine.events import (
-    Admitted,
-    Delta,
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    TileTimeout,
-    Usage,
-)
+from llm_service.engine.drafting import PromptLookup
+from llm_service.engine.events import Admitted, Event, Failed, TileTimeout
+from llm_service.engine.job import Choice, Job
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.pace import Pace
 from llm_service.engine.ports import Answer, Runner
 from llm_service.engine.request import Embeddings, Request, SamplingParams, TileKey
-from llm_service.engine.sampler import sample
-from llm_service.engine.scheduler import Scheduler, Work
+from llm_service.engine.sampler import Sampled, TokenSampler
+from llm_service.engine.scheduler import Scheduler
 from llm_service.engine.sequence import Sequence
-from llm_service.engine.timeline import Timeline
+from llm_service.engine.step import Share, Step
 
 _log = get_logger("engine")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    """All that belongs to one request."""
-
-    request: Request
-    sequence: Sequence
-    answer: Answer
-    timeline: Timeline
 
 
 class Engine:
@@ -52,6 +35,7 @@ class Engine:
         self,
         runner: Runner,
         limits: EngineLimits,
+        regime_of: Callable[[int], Hashable],
         new_answer: Callable[[SamplingParams], Answer],
         publish: Callable[[Request, Event], None],
         clock: Callable[[], float] = time.monotonic,
@@ -59,6 +43,7 @@ class Engine:
         """Make an idle engine.
 
         Args:
+            regime_of: rope regime of a sequence, by its length in tokens.
             new_answer: makes the text side of an answer.
             publish: is told what happens to each request: `Admitted`, `Delta`s, and `Finished` or `Failed`;
                 nothing after a request was cancelled.
@@ -70,28 +55,32 @@ class Engine:
         self._tell = publish
         self._clock = clock
         self._pace = Pace()
-        self._scheduler = Scheduler(limits, self._pace)
-        self._jobs: dict[Request, _Job] = {}
+        self._scheduler = Scheduler(limits, self._pace, regime_of)
+        self._counts = metrics.SchedulerCounts(self._scheduler)
+        self._jobs: dict[Request, Job] = {}
 
     def submit(self, request: Request) -> None:
         """Take a request in: at once if there is room, else into the queue; or fail it."""
+        now = self._clock()
         sequence = Sequence(request)
         try:
-            self._scheduler.submit(sequence)
+            self._scheduler.submit(sequence, now)
         except ServingError as error:
             metrics.REQUESTS.labels("refused").inc()
             self._tell(request, Failed(error))
             return
-        answer = self._new_answer(request.sampling)
-        self._jobs[request] = _Job(request, sequence, answer, Timeline(request.opened))
-        self._runner.follow_rope(sequence)
-        self._admit()
+        job = self._jobs[request] = Job(request, self._new_choice(sequence))
+        if job.is_complete:  # the tokens delivered before are the whole answer
+            self._tell(request, Admitted(0, ()))
+            self._finish(job)
+        else:
+            self._admit(now)
 
     def receive_tile(self, request: Request, tile: TileKey, embeddings: Embeddings) -> None:
         """Take the embeddings of one tile. A request that has ended no longer cares."""
         if job := self._jobs.get(request):
-            job.sequence.receive(tile, embeddings)
-            if not job.sequence.is_stalled:
+            job.first.receive(tile, embeddings)
+            if not job.first.is_stalled:
                 job.timeline.resume(self._clock())
 
     def cancel(self, request: Request) -> None:
@@ -99,7 +88,8 @@ class Engine:
         if job := self._jobs.get(request):
             self._remove(job)
             metrics.REQUESTS.labels("cancelled").inc()
-            _log.info("cancelled", request=request.request_id, completion_tokens=len(job.sequence.generated))
+            tokens = sum(len(choice.sequence.generated) for choice in job.choices)
+            _log.info("cancelled", request=request.request_id, completion_tokens=tokens)
 
     def fail(self, request: Request, error: ServingError) -> None:
         """End a request with an error that was found elsewhere. A request that has ended stays as it is."""
@@ -108,10 +98,14 @@ class Engine:
 
     def step(self) -> None:
         """One turn: schedule, run, sample, publish."""
-        work = self._schedule()
-        computed = self._run(work)
-        tokens = self._sample(computed)
-        self._publish(tokens)
+        with metrics.phase("schedule"):
+            step = self._schedule()
+        with metrics.phase("run"):
+            logits = self._run(step)
+        with metrics.phase("sample"):
+            sampled = self._sample(logits)
+        with metrics.phase("publish"):
+            self._publish(sampled)
 
     @property
     def has_work(self) -> bool:
@@ -128,102 +122,125 @@ class Engine:
         """See `Scheduler.check_queue`."""
         self._scheduler.check_queue()
 
-    def _schedule(self) -> list[Work]:
+    def _schedule(self) -> Step:
         now = self._clock()
         self._expire(now)
-        work = self._scheduler.schedule()
-        for sequence, _ in work:
-            self._jobs[sequence.request].timeline.start(now)
-        return work
+        self._admit(now)
+        step = self._scheduler.schedule(now, self._draft)
+        for share in step.shares:
+            self._jobs[share.sequence.request].timeline.start(now)
+        return step
 
-    def _run(self, work: Many[Work]) -> list[tuple[_Job, NDArray[np.float32]]]:
-        """Compute the shares of a step; the sequences that want a token, with logits [vocabulary]."""
-        if not work:
+    def _draft(self, sequence: Sequence, most: int) -> tuple[int, ...]:
+        return self._jobs[sequence.request].choices[sequence.choice].propose(most)
+
+    def _run(self, step: Step) -> list[tuple[Share, NDArray[np.float32]]]:
+        """Compute the shares of a step; each with the logits that it wants."""
+        if not step.shares:
             return []
-        jobs = [self._jobs[sequence.request] for sequence, _ in work]
+        started = self._clock()
         try:
-            with metrics.STEP_SECONDS.time():
-                logits = self._runner.run(work)
+            logits = self._runner.run(step)
         except Exception:  # whatever the model raises must not end the thread that everybody shares
+            jobs = [
+                self._jobs[request] for request in {share.sequence.request: None for share in step.shares}
+            ]
             _log.error("step failed", requests=[job.request.request_id for job in jobs], exc_info=True)
             for job in jobs:
                 self._fail(job, InternalError("the model failed; the server's log has the details"))
             return []
-        return [(job, row) for job, row in zip(jobs, logits, strict=True) if job.sequence.is_complete]
+        self._scheduler.observe(step, self._clock() - started)
+        return list(zip(step.shares, logits, strict=True))
 
-    def _sample(self, computed: Many[tuple[_Job, NDArray[np.float32]]]) -> list[tuple[_Job, int]]:
-        tokens = []
-        for job, logits in computed:
-            request = job.request
+    def _sample(
+        self, computed: Many[tuple[Share, NDArray[np.float32]]]
+    ) -> list[tuple[Choice, list[Sampled]]]:
+        """Choose tokens where logits are wanted, and have the scheduler note what was computed."""
+        chosen = []
+        for share, rows in computed:
+            job = self._jobs.get(share.sequence.request)
+            if job is None:  # failed a moment ago, through another of its answers
+                continue
             try:
-                token = sample(logits, request.sampling, request.prompt_ids, job.sequence.generated)
+                for twin, choice in self._fork(job, share):
+                    sampled = choice.sampler.sample(rows, twin.drafts) if twin.wanted else []
+                    self._complete(twin, sampled)
+                    if sampled:
+                        chosen.append((choice, sampled))
             except InternalError as error:
                 self._fail(job, error)
-            else:
-                tokens.append((job, token))
-        return tokens
+        return [(choice, sampled) for choice, sampled in chosen if choice.sequence.request in self._jobs]
 
-    def _publish(self, tokens: Many[tuple[_Job, int]]) -> None:
+    def _fork(self, job: Job, share: Share) -> list[tuple[Share, Choice]]:
+        """The share and its answer; where it completes a prompt that is to become several, one for each."""
+        if share.wanted and job.awaits_fork:
+            for number in range(1, job.request.sampling.n):
+                job.choices.append(self._new_choice(self._scheduler.fork(share.sequence, number)))
+            return [(Share(choice.sequence, share.tokens), choice) for choice in job.choices]
+        return [(share, job.choices[share.sequence.choice])]
+
+    def _complete(self, share: Share, sampled: Many[Sampled]) -> None:
+        metrics.observe_drafts(len(share.drafts), max(len(sampled) - 1, 0))
+        if self._scheduler.complete(share, [token.token_id for token in sampled]):
+            metrics.ROPE_RECOMPUTES.inc()
+
+    def _publish(self, chosen: Many[tuple[Choice, list[Sampled]]]) -> None:
         now = self._clock()
-        for job, token in tokens:
-            metrics.observe_token(now - job.timeline.opened, job.timeline.token(now))
-            self._push(job, token)
+        for choice, sampled in chosen:
+            self._push(choice, sampled, now)
         for sequence in self._scheduler.running:
             if sequence.is_stalled:
                 self._jobs[sequence.request].timeline.stall(now)
+        self._counts.observe()
 
-    def _push(self, job: _Job, token: int) -> None:
-        """Add a token to its answer, and end the answer if that was the last."""
-        sequence, answer = job.sequence, job.answer
-        sequence.generated.append(token)
-        text = answer.push(token)
-        if not answer.stopped and not sequence.is_finished:
-            self._tell(job.request, Delta(text, (token,)))
-            if self._runner.follow_rope(sequence):
-                metrics.ROPE_RECOMPUTES.inc()
-            return
-        stopped = answer.stopped
-        text += answer.flush()  # may complete a stop text
-        self._tell(job.request, Delta(text, (token,)))
-        self._finish(job, FinishReason.STOP if stopped or answer.stop_match else FinishReason.LENGTH)
+    def _push(self, choice: Choice, sampled: list[Sampled], now: float) -> None:
+        """Add tokens to their answer and tell of them; end the answer, and the request, where that was it."""
+        request = choice.sequence.request
+        job = self._jobs[request]
+        delta = choice.take(sampled, len(choice.sequence.generated) - len(sampled))
+        job.timeline.token(now)
+        metrics.observe_tokens(len(delta.token_ids), now - job.timeline.opened, choice.gap(now))
+        self._tell(request, delta)
+        if choice.end:
+            self._scheduler.remove(choice.sequence)
+            if job.is_complete:
+                self._finish(job)
 
-    def _finish(self, job: _Job, reason: FinishReason) -> None:
-        usage = Usage(
-            prompt_tokens=job.request.prompt_tokens,
-            visual_tokens=job.request.visual_tokens,
-            cached_tokens=job.sequence.cached_tokens,
-            completion_tokens=len(job.sequence.generated),
-        )
-        timings = job.timeline.timings()
+    def _finish(self, job: Job) -> None:
+        finished = job.outcome()
         self._remove(job)
-        self._pace.leave(self._clock())
-        metrics.observe_finish(reason, usage, timings)
+        metrics.observe_finish(finished)
         _log.info(
             "answer complete",
             request=job.request.request_id,
-            reason=reason.name.lower(),
-            **asdict(usage),
-            **{name: round(seconds, 4) for name, seconds in asdict(timings).items()},
+            reasons=[end.reason.name.lower() for end in finished.choices],
+            **asdict(finished.usage),
+            **{name: round(seconds, 4) for name, seconds in asdict(finished.timings).items()},
         )
-        self._tell(job.request, Finished(reason, usage, timings, job.answer.stop_match))
+        self._tell(job.request, finished)
 
-    def _fail(self, job: _Job, error: ServingError) -> None:
+    def _fail(self, job: Job, error: ServingError) -> None:
         self._remove(job)
         metrics.REQUESTS.labels("failed").inc()
         self._tell(job.request, Failed(error))
 
-    def _remove(self, job: _Job) -> None:
-        self._scheduler.remove(job.sequence)
-        self._runner.drop(job.sequence)
+    def _remove(self, job: Job) -> None:
+        for choice in job.choices:
+            self._scheduler.remove(choice.sequence)
         del self._jobs[job.request]
-        self._admit()
+        self._admit(self._clock())
+        self._counts.observe()
 
-    def _admit(self) -> None:
+    def _admit(self, now: float) -> None:
         """Call whenever something came or went: nothing that could run ever waits for a step."""
-        for sequence in self._scheduler.admit():
-            needed = sequence.request.needs(sequence.cached_tokens)
-            self._tell(sequence.request, Admitted(sequence.cached_tokens, needed))
-        metrics.observe_scheduler(self._scheduler)
+        for sequence in self._scheduler.admit(now):
+            self._tell(sequence.request, Admitted(sequence.cached_tokens, sequence.needs()))
+
+    def _new_choice(self, sequence: Sequence) -> Choice:
+        request = sequence.request
+        sampler = TokenSampler(request, sequence.choice)
+        drafts = PromptLookup(request) if self._limits.draft_tokens else None
+        return Choice(sequence, self._new_answer(request.sampling), sampler, drafts)
 
     def _expire(self, now: float) -> None:
         for job in list(self._jobs.values()):
@@ -231,13 +248,13 @@ class Engine:
             if expiry is not None and now >= expiry:
                 self._fail(job, self._expired(job, now))
 
-    def _expiry(self, job: _Job) -> float | None:
+    def _expiry(self, job: Job) -> float | None:
         stalled = job.timeline.stalled_since
         tile = None if stalled is None else stalled + self._limits.tile_timeout_s
         return min((time for time in (tile, job.request.deadline) if time is not None), default=None)
 
-    def _expired(self, job: _Job, now: float) -> ServingError:
-        missing = job.sequence.missing
+    def _expired(self, job: Job, now: float) -> ServingError:
+        missing = job.first.missing
         deadline = job.request.deadline
         if missing is None or (deadline is not None and now >= deadline):
             return DeadlineExceeded("the deadline passed before the answer was complete")

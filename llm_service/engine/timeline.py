@@ -32,12 +32,10 @@ class Timeline:
             self._tile_wait += now - max(self.stalled_since, self.started or now)
             self.stalled_since = None
 
-    def token(self, now: float) -> float | None:
-        """Note a token; the time since the one before it."""
-        gap = None if self.last_token is None else now - self.last_token
+    def token(self, now: float) -> None:
+        """Note a token."""
         self.first_token = now if self.first_token is None else self.first_token
         self.last_token = now
-        return gap
 
     def timings(self) -> Timings:
         """The times of a request that has generated at least one token."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from llm_service.engine.engine import Engine
 from llm_service.engine.events import Delta, Event, Failed, Finished
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request, SamplingParams, TileKey, VisualSlot
+from llm_service.engine.step import BlockCopy
 from llm_service.model.batch import Chunk
 from llm_service.model.rope import RopeRegime
 from llm_service.runner import BatchRunner
@@ -24,19 +24,33 @@ CONTEXT = 49  # stands at visual positions
 TILE = 4
 WIDTH = 2
 ROPE_LIMIT = 40
+BLOCK = 4
 
 
 def request(
     text: Sequence[int] = (1, 2, 3),
     tiles: Sequence[TileKey] = (),
+    *,
     deadline: float | None = None,
+    priority: int = 0,
+    delivered: Sequence[int] = (),
+    scope: str = "",
     **sampling: Any,
 ) -> Request:
     """The text's first token, the tiles, and the rest of the text."""
     ids = [*text[:1], *[CONTEXT] * (TILE * len(tiles)), *text[1:]]
     slots = tuple(VisualSlot(1 + TILE * number, TILE, tile) for number, tile in enumerate(tiles))
     params = SamplingParams(**{"max_tokens": 8, "stop_ids": frozenset({STOP}), **sampling})
-    return Request("r", np.array(ids, np.int64), params, slots, deadline=deadline)
+    return Request(
+        request_id="r",
+        prompt_ids=np.array(ids, np.int64),
+        sampling=params,
+        slots=slots,
+        deadline=deadline,
+        priority=priority,
+        delivered_ids=tuple(delivered),
+        cache_scope=scope,
+    )
 
 
 def tile_keys(visual_id: str, count: int) -> list[TileKey]:
@@ -50,45 +64,56 @@ def embeddings(tile: TileKey) -> NDArray[np.float32]:
 
 
 def limits(**changes: Any) -> EngineLimits:
-    small = {"context_limit": 200, "kv_budget_tokens": 1000, "max_running": 4, "step_token_budget": 16}
+    small = {
+        "context_limit": 200,
+        "kv_blocks": 250,
+        "kv_block_size": BLOCK,
+        "max_running": 4,
+        "step_token_budget": 16,
+    }
     return EngineLimits(**small | changes)
 
 
-@dataclass
-class EchoCache:
-    """What the model was given, position by position."""
-
-    capacity: int
-    seen: list[bytes] = field(default_factory=list)
-
-    def truncate(self, length: int) -> None:
-        del self.seen[length:]
-
-
 class EchoModel:
-    """Its next token is a hash of all it has seen: ids, embeddings and rope regime. Any mix-up changes it."""
+    """Its next token is a hash of all that its cache holds: ids, embeddings and rope regime, position by position.
+
+    Any mix-up of blocks, positions, pictures or regimes changes it. Blocks start out full of garbage.
+    """
 
     def __init__(self) -> None:
         self.fail_on: int | None = None
         self.steps: list[list[int]] = []
+        self._slots: dict[tuple[int, int], bytes] = {}
 
-    def new_cache(self, capacity: int) -> EchoCache:
-        return EchoCache(capacity)
+    def copy_blocks(self, copies: Iterable[BlockCopy]) -> None:
+        for source, target in copies:
+            for slot in range(BLOCK):
+                self._slots[target, slot] = self._slots.get((source, slot), b"garbage")
 
-    def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+    def forward(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
         self.steps.append([chunk.length for chunk in chunks])
         if any(self.fail_on in chunk.token_ids for chunk in chunks):
             raise RuntimeError("out of memory")
-        return np.stack([self._run(chunk) for chunk in chunks])
+        for chunk in chunks:  # all write before any reads, as in a layer of the real one
+            self._write(chunk)
+        return [self._read(chunk) for chunk in chunks]
 
-    def _run(self, chunk: Chunk) -> NDArray[np.float32]:
+    def _write(self, chunk: Chunk) -> None:
         new = [f"{token_id} {chunk.regime}".encode() for token_id in chunk.token_ids]
         for span in chunk.visual:
             for row, values in enumerate(span.embeddings):
                 new[span.offset + row] = values.tobytes() + chunk.regime.name.encode()
-        chunk.cache.seen.extend(new)
-        assert len(chunk.cache.seen) <= chunk.cache.capacity
-        return logits_after(chunk.cache.seen)
+        for position, value in enumerate(new, chunk.start):
+            self._slots[chunk.blocks[position // BLOCK], position % BLOCK] = value
+
+    def _read(self, chunk: Chunk) -> NDArray[np.float32]:
+        end = chunk.start + chunk.length
+        seen = [
+            self._slots.get((chunk.blocks[position // BLOCK], position % BLOCK), b"garbage")
+            for position in range(end)
+        ]
+        rows = [logits_after(seen[: end - back]) for back in reversed(range(chunk.wanted))]
+        return np.stack(rows) if rows else np.empty((0, VOCAB), np.float32)
 
 
 def logits_after(seen: Sequence[bytes]) -> NDArray[np.float32]:
@@ -133,10 +158,10 @@ class Bench:
         self.now = 0.0
         self.model = EchoModel()
         self.events: list[tuple[Request, Event]] = []
-        self.runner = BatchRunner(self.model, regime_of)
         self.engine = Engine(
-            self.runner,
+            BatchRunner(self.model),
             limits(**changes),
+            regime_of,
             SpelledAnswer,
             lambda request, event: self.events.append((request, event)),
             lambda: self.now,
@@ -145,8 +170,13 @@ class Bench:
     def of(self, wanted: Request) -> list[Event]:
         return [event for request, event in self.events if request is wanted]
 
-    def tokens(self, wanted: Request) -> list[int]:
-        return [token for event in self.of(wanted) if isinstance(event, Delta) for token in event.token_ids]
+    def tokens(self, wanted: Request, choice: int = 0) -> list[int]:
+        return [
+            token
+            for event in self.of(wanted)
+            if isinstance(event, Delta) and event.choice == choice
+            for token in event.token_ids
+        ]
 
     def end(self, wanted: Request) -> Finished | Failed | None:
         """How it ended, or None; an event after the end is an error."""
@@ -159,7 +189,7 @@ class Bench:
         for tile in dict.fromkeys(slot.tile for slot in wanted.slots):
             self.engine.receive_tile(wanted, tile, embeddings(tile))
 
-    def run(self, most_steps: int = 500) -> None:
+    def run(self, most_steps: int = 800) -> None:
         """Step until there is nothing to compute."""
         for _ in range(most_steps):
             if not self.engine.has_work:
@@ -173,10 +203,14 @@ class Bench:
         self.run()
         return self.tokens(wanted)
 
+    @property
+    def blocks_held(self) -> int:
+        return self.engine._scheduler.blocks.used
+
 
 def expected_tokens(wanted: Request) -> list[int]:
     """Greedy, from what the echo model is: all is seen under the rope regime of the whole length."""
-    generated: list[int] = []
+    generated: list[int] = list(wanted.delivered_ids)
     stop_ids = wanted.sampling.stop_ids
     while len(generated) < wanted.sampling.max_tokens and not stop_ids.intersection(generated):
         regime = regime_of(len(wanted.prompt_ids) + len(generated))
@@ -185,4 +219,4 @@ def expected_tokens(wanted: Request) -> list[int]:
             for row, values in enumerate(embeddings(slot.tile)):
                 seen[slot.offset + row] = values.tobytes() + regime.name.encode()
         generated.append(int(logits_after(seen).argmax()))
-    return generated
+    return generated[len(wanted.delivered_ids) :]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl.errors import DeadlineExceeded, FailedPrecondition, InternalError, Overloaded
-from llm_service.engine.events import Admitted, Delta, Failed, Finished, FinishReason, TileTimeout
+from llm_service.engine.events import Admitted, ChoiceEnd, Delta, Failed, Finished, FinishReason, TileTimeout
 from llm_service.engine.request import Request, TileKey, VisualNeed
 from tests.unit.engine_samples import (
     ROPE_LIMIT,
@@ -29,7 +29,8 @@ def test_an_answer_is_admitted_told_and_finished() -> None:
     assert first == Admitted(0, (VisualNeed("a", 0, 2),))
     assert [delta.token_ids for delta in deltas] == [(token,) for token in expected_tokens(asked)]
     assert isinstance(last, Finished)
-    assert last.reason is FinishReason.LENGTH
+    (choice,) = last.choices
+    assert choice == ChoiceEnd(FinishReason.LENGTH, None, 5)
     assert (last.usage.prompt_tokens, last.usage.visual_tokens, last.usage.completion_tokens) == (11, 8, 5)
     assert last.usage.cached_tokens == 0
     assert deltas[-1].text.endswith(".")  # the answer was flushed
@@ -44,9 +45,8 @@ def test_a_stop_id_ends_the_answer_and_counts() -> None:
     end = bench.end(asked)
     assert tokens[-1] == third
     assert isinstance(end, Finished)
-    assert end.reason is FinishReason.STOP
+    assert end.choices == (ChoiceEnd(FinishReason.STOP, None, len(tokens)),)
     assert end.usage.completion_tokens == len(tokens)
-    assert end.stop_match is None
 
 
 def test_a_stop_text_ends_the_answer_and_is_named() -> None:
@@ -56,8 +56,8 @@ def test_a_stop_text_ends_the_answer_and_is_named() -> None:
     bench.run_alone(asked)
     end = bench.end(asked)
     assert isinstance(end, Finished)
-    assert end.reason is FinishReason.STOP
-    assert end.stop_match == f"{second} "
+    assert end.choices[0].reason is FinishReason.STOP
+    assert end.choices[0].stop_match == f"{second} "
 
 
 requests = st.builds(
@@ -106,7 +106,7 @@ def test_company_changes_no_answer(batch: list[Request], budget: int, data: st.D
 def assert_idle(bench: Bench) -> None:
     scheduler = bench.engine._scheduler
     assert (scheduler.waiting, scheduler.running, scheduler.kv_tokens) == ((), (), 0)
-    assert not bench.runner._caches
+    assert bench.blocks_held == 0
     assert not bench.engine._jobs
 
 
@@ -204,7 +204,7 @@ def test_a_full_queue_refuses() -> None:
 
 
 def test_what_never_fits_is_refused() -> None:
-    bench = Bench(kv_budget_tokens=20)
+    bench = Bench(kv_blocks=5)
     asked = request(max_tokens=18)
     bench.engine.submit(asked)
     end = bench.end(asked)

@@ -10,20 +10,23 @@ from hypothesis import strategies as st
 
 from internvl.errors import ContextTooLong, InvalidField
 from internvl.model_choice import ModelChoice
-from internvl.v1 import content_pb2, llm_service_pb2, tensor_pb2
+from internvl.v1 import content_pb2, llm_service_pb2, replay_pb2, tensor_pb2
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request
 from llm_service.loading import open_model
+from llm_service.replay_bundle import EngineFacts
 from llm_service.requests import RequestReader
 from tests.unit.llm_samples import HIDDEN, TOKENS_PER_TILE, write_tiny_model
 
-LIMITS = EngineLimits(context_limit=400, kv_budget_tokens=10_000)
+LIMITS = EngineLimits(context_limit=400, kv_blocks=600)
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> RequestReader:
     folder = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-    return RequestReader(open_model(ModelChoice(folder)), LIMITS)
+    info = llm_service_pb2.ModelInfoResponse(prefix_cache=True)
+    facts = EngineFacts(info, LIMITS.step_token_budget, replay_pb2.ReplayMachine())
+    return RequestReader(open_model(ModelChoice(folder)), LIMITS, facts)
 
 
 def maybe(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
@@ -70,12 +73,18 @@ sampling = st.builds(
     min_tokens=maybe(st.integers(0, 10)),
     stop=st.lists(st.text(min_size=1, max_size=3), max_size=2),
     stop_token_ids=st.lists(st.integers(0, 1000), max_size=2),
+    n=maybe(st.integers(1, 16)),
+    logit_bias=st.dictionaries(st.integers(0, 1000), st.floats(-100, 100, width=32), max_size=3),
+    logprobs=maybe(st.integers(0, 20)),
 )
 openings = st.builds(
     llm_service_pb2.GenerateOpen,
     messages=st.lists(turns, min_size=1, max_size=1),
     sampling=maybe(sampling),
     request_id=maybe(st.text("abc-:/.09", min_size=1)),
+    priority=maybe(st.integers(-10, 10)),
+    cache_salt=maybe(st.text(min_size=1, max_size=5)),
+    want_replay_bundle=st.booleans(),
 )
 
 odd_numbers = st.floats(width=32) | st.sampled_from([-1.0, 0.0, 3.0])
@@ -88,17 +97,27 @@ def bent(draw: st.DrawFn) -> llm_service_pb2.GenerateOpen:
     opening = draw(openings)
     params, turn = opening.sampling, opening.messages[0]
     layout = next((part.visual for part in turn.parts if part.HasField("visual")), None)
-    bends = ["number", "count", "stop", "stop id", "role", "name", "part", "turn", "no turn"]
+    bends = ["number", "count", "stop", "stop id", "bias", "priority", "delivered", "salt"]
+    bends += ["role", "name", "part", "turn", "no turn"]
     match draw(st.sampled_from(bends + ["layout"] * 5 * (layout is not None))):
         case "number":
             name = draw(st.sampled_from(["temperature", "top_p", "min_p", "repetition_penalty"]))
             setattr(params, name, draw(odd_numbers))
         case "count":
-            setattr(params, draw(st.sampled_from(["max_tokens", "min_tokens"])), draw(odd_counts))
+            name = draw(st.sampled_from(["max_tokens", "min_tokens", "n", "logprobs"]))
+            setattr(params, name, draw(odd_counts))
         case "stop":
             params.stop.extend(draw(st.lists(st.text(max_size=300), max_size=20)))
         case "stop id":
             params.stop_token_ids.append(draw(odd_counts))
+        case "bias":
+            params.logit_bias[draw(st.integers(0, 3000))] = draw(odd_numbers)
+        case "priority":
+            opening.priority = draw(st.integers(-(2**31), 2**31 - 1))
+        case "delivered":
+            opening.delivered_token_ids.extend(draw(st.lists(st.integers(0, 3000), max_size=20)))
+        case "salt":
+            opening.cache_salt = draw(st.text(max_size=200))
         case "role":
             turn.role = draw(st.integers(0, 5))
         case "name":
@@ -148,7 +167,8 @@ def test_a_sound_opening_becomes_a_sound_request(
 def test_anything_else_names_the_field(reader: RequestReader, message: llm_service_pb2.GenerateOpen) -> None:
     outcome = read(reader, message)
     if isinstance(outcome, InvalidField):
-        assert re.match(r"open\.(messages|sampling|request_id)", outcome.field)
+        fields = "messages|sampling|request_id|priority|delivered_token_ids|cache_salt"
+        assert re.match(rf"open\.({fields})", outcome.field)
         assert outcome.problem
     else:
         assert_sound(outcome)
@@ -165,6 +185,12 @@ def assert_sound(request: Request) -> None:
     assert 0 < params.repetition_penalty <= 2
     assert -2 <= params.presence_penalty <= 2
     assert -2 <= params.frequency_penalty <= 2
+    assert 1 <= params.n <= 16
+    assert params.logprobs is None or 0 <= params.logprobs <= 20
+    assert all(-100 <= bias <= 100 for _, bias in params.logit_bias)
+    assert -10 <= request.priority <= 10
+    assert len(request.delivered_ids) <= params.max_tokens
+    assert not request.delivered_ids or params.n == 1
     end = 0
     for slot in request.slots:
         assert end <= slot.offset < slot.end <= request.prompt_tokens

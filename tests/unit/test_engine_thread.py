@@ -57,8 +57,8 @@ class Service:
         self.thread = EngineThread(self._build, stream_limit, on_crash)
 
     def _build(self, publish: Publish) -> Engine:
-        runner = BatchRunner(self.model, regime_of)
-        self.engine = Engine(runner, limits(**self._changes), SpelledAnswer, publish)
+        runner = BatchRunner(self.model)
+        self.engine = Engine(runner, limits(**self._changes), regime_of, SpelledAnswer, publish)
         return self.engine
 
     @asynccontextmanager
