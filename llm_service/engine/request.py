@@ -62,8 +62,12 @@ class Guide(Protocol):
 class Grammar(Protocol):
     """A compiled grammar; many answers may use it at once."""
 
-    def start(self) -> Guide:
-        """The guide of an answer that is still empty."""
+    def start(self, stop_ids: frozenset[int]) -> Guide:
+        """The guide of an answer that is still empty.
+
+        Args:
+            stop_ids: end the answer; they may come only where it is complete.
+        """
         ...
 
 
@@ -113,7 +117,7 @@ class Request:
         deadline: when the caller stops waiting, on the same clock; None is never.
         priority: higher ones go first.
         delivered_ids: the answer's first tokens, which the caller has already. Only with `sampling.n` 1.
-        cache_scope: keys and values are shared only within it: the caller's salt, and the adapter if there is one.
+        cache_scope: keys and values are shared only within it: the caller's salt, and the adapter if any.
     """
 
     request_id: str

@@ -75,7 +75,7 @@ def limits(**changes: Any) -> EngineLimits:
 
 
 class EchoModel:
-    """Its next token is a hash of all that its cache holds: ids, embeddings and rope regime, position by position.
+    """Its next token is a hash of all that its cache holds: ids, embeddings and rope regime, by position.
 
     Any mix-up of blocks, positions, pictures or regimes changes it. Blocks start out full of garbage.
     """
