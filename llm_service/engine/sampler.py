@@ -50,7 +50,7 @@ class TokenSampler:
         self._penalties = Penalties(params, request.prompt_ids)
         self._bias_ids: Ids = np.array([token for token, _ in params.logit_bias], np.int64)
         self._bias = np.array([amount for _, amount in params.logit_bias], np.float32)
-        self._guide = params.grammar.start() if params.grammar is not None else None
+        self._guide = params.grammar.start(params.stop_ids) if params.grammar is not None else None
         self._stop_ids: Ids = np.array(sorted(params.stop_ids), np.int64)
         self._numbers = RandomNumbers(params.seed, choice)
         self._prompt_tokens = request.prompt_tokens
