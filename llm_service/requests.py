@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,32 +13,51 @@ from internvl.errors import ContextTooLong, InvalidField
 from internvl.v1 import llm_service_pb2, tensor_pb2
 from llm_service.engine.events import Admitted
 from llm_service.engine.limits import EngineLimits
-from llm_service.engine.request import Request, TileKey, VisualSlot
+from llm_service.engine.request import Request, SamplingParams, TileKey, VisualSlot
+from llm_service.grammar_fields import read_grammar
+from llm_service.guided import GrammarCompiler
 from llm_service.loading import LoadedModel
 from llm_service.prompt_fields import ConversationReader
+from llm_service.replay_bundle import MAX_BUNDLE_TOKENS, BundleRecorder, EngineFacts
 from llm_service.sampling_fields import Room, read_sampling
 from llm_service.text.content import ChatMessage
 from llm_service.text.layout import PromptOptions
 from llm_service.text.prompt import Prompt, build_prompt
 from llm_service.tiles import TileIntake
 
+MAX_PRIORITY = 10
+MAX_SALT_CHARS = 128
+
 _REQUEST_ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A checked request, and the element type that its tiles must have, by `visual_id`."""
+    """A checked request.
+
+    Attributes:
+        dtypes: the element type that its tiles must have, by `visual_id`.
+        recorder: takes down the answer, if the caller wants a replay bundle.
+    """
 
     request: Request
     dtypes: Mapping[str, tensor_pb2.DataType.ValueType]
+    recorder: BundleRecorder | None
 
 
 class RequestReader:
-    """Reads requests for one model. Stateless, safe to share between threads."""
+    """Reads requests for one model. Safe to share between threads."""
 
-    def __init__(self, model: LoadedModel, limits: EngineLimits) -> None:
+    def __init__(self, model: LoadedModel, limits: EngineLimits, engine: EngineFacts) -> None:
+        """Bind a model and its engine.
+
+        Args:
+            engine: what replay bundles say of the engine.
+        """
         self._model = model
         self._limits = limits
+        self._grammars = GrammarCompiler(model.tokenizer)
+        self._engine = engine
         self._longest_piece = max(len(piece.text) for piece in model.tokenizer.pieces)
 
     def read_open(
@@ -55,20 +74,23 @@ class RequestReader:
             ContextTooLong: the prompt leaves no room for an answer.
         """
         request_id = _request_id(message)
-        reader = self._reader(embeddings_follow=True)
-        conversation = reader.read(message.messages, "open.messages")
+        priority, cache_scope = _priority(message), self._cache_scope(message)
+        conversation = self._reader(embeddings_follow=True).read(message.messages, "open.messages")
         prompt = self._prompt(conversation.messages, message.prompt, "open.")
-        room = self._room(len(prompt.token_ids))
         config = self._model.config
+        sampling = self._sampling(message.sampling, len(prompt.token_ids))
         request = Request(
             request_id=request_id,
             prompt_ids=np.array(prompt.token_ids, np.int64),
-            sampling=read_sampling(message.sampling, config.llm.vocab_size, self._model.stop_ids, room),
+            sampling=sampling,
             slots=tuple(_tile_slots(prompt, config.tokens_per_tile)),
             opened=opened,
             deadline=deadline,
+            priority=priority,
+            delivered_ids=_delivered(message, sampling, config.llm.vocab_size),
+            cache_scope=cache_scope,
         )
-        return Opened(request, conversation.dtypes)
+        return Opened(request, conversation.dtypes, self._recorder(message, request))
 
     def tile_intake(self, opened: Opened, admitted: Admitted) -> TileIntake:
         """The check that the tiles of a request must pass."""
@@ -111,6 +133,30 @@ class RequestReader:
         except InvalidField as error:  # the text package does not know where in a request its messages lie
             raise InvalidField(f"{parent}{error.field}", error.problem, metadata=error.metadata) from None
 
+    def _cache_scope(self, message: llm_service_pb2.GenerateOpen) -> str:
+        salt = _cache_salt(message)
+        # Without a prefix cache every request has a scope of its own, where it finds but itself.
+        return salt if self._engine.model.prefix_cache else uuid.uuid4().hex
+
+    def _sampling(self, message: llm_service_pb2.SamplingParams, prompt_tokens: int) -> SamplingParams:
+        room = self._room(prompt_tokens)
+        sampling = read_sampling(message, self._model.config.llm.vocab_size, self._model.stop_ids, room)
+        if not message.HasField("grammar"):
+            return sampling
+        return replace(sampling, grammar=read_grammar(message.grammar, self._grammars))
+
+    def _recorder(self, message: llm_service_pb2.GenerateOpen, request: Request) -> BundleRecorder | None:
+        if not message.want_replay_bundle:
+            return None
+        tokens = request.prompt_tokens + request.sampling.n * request.sampling.max_tokens
+        if tokens > MAX_BUNDLE_TOKENS:
+            raise InvalidField(
+                "open.want_replay_bundle",
+                f"prompt and answers may reach {tokens} tokens; a bundle holds at most {MAX_BUNDLE_TOKENS}",
+                metadata={"tokens": tokens, "limit": MAX_BUNDLE_TOKENS},
+            )
+        return BundleRecorder(request, message, self._engine)
+
     def _room(self, prompt_tokens: int) -> Room:
         limit = self._limits.context_limit
         if prompt_tokens >= limit:
@@ -128,6 +174,39 @@ def _request_id(message: llm_service_pb2.GenerateOpen) -> str:
     if not _REQUEST_ID.fullmatch(message.request_id):
         raise InvalidField("open.request_id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ . : / -")
     return message.request_id
+
+
+def _priority(message: llm_service_pb2.GenerateOpen) -> int:
+    if abs(message.priority) > MAX_PRIORITY:
+        raise InvalidField(
+            "open.priority", f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}, got {message.priority}"
+        )
+    return message.priority
+
+
+def _cache_salt(message: llm_service_pb2.GenerateOpen) -> str:
+    if message.HasField("cache_salt") and not 1 <= len(message.cache_salt) <= MAX_SALT_CHARS:
+        raise InvalidField(
+            "open.cache_salt", f"must have 1 to {MAX_SALT_CHARS} characters, got {len(message.cache_salt)}"
+        )
+    return message.cache_salt
+
+
+def _delivered(
+    message: llm_service_pb2.GenerateOpen, sampling: SamplingParams, vocab_size: int
+) -> tuple[int, ...]:
+    """The tokens that the caller has already."""
+    field, token_ids = "open.delivered_token_ids", message.delivered_token_ids
+    if token_ids and sampling.n > 1:
+        raise InvalidField(field, f"one answer can be resumed, not sampling.n = {sampling.n}")
+    if len(token_ids) > sampling.max_tokens:
+        raise InvalidField(
+            field, f"must hold at most max_tokens ({sampling.max_tokens}) ids, got {len(token_ids)}"
+        )
+    for index, token_id in enumerate(token_ids):
+        if token_id >= vocab_size:
+            raise InvalidField(f"{field}[{index}]", f"must be below {vocab_size}, got {token_id}")
+    return tuple(token_ids)
 
 
 def _tile_slots(prompt: Prompt, tokens_per_tile: int) -> Iterator[VisualSlot]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from internvl.tensors import DTYPES
 from internvl.v1 import llm_service_pb2, tensor_pb2
-from llm_service.engine.events import Admitted, Delta, Finished, FinishReason
+from kernels.paged import KvDtype
+from llm_service.config import KV_DTYPES, EngineConfig
+from llm_service.engine.events import Admitted, Delta, Finished, FinishReason, TokenLogprob
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request
 from llm_service.loading import LoadedModel
+from llm_service.requests import Opened
+from llm_service.text.pieces import SKIPPED, Piece
 
 _REASONS = {
     FinishReason.STOP: llm_service_pb2.FINISH_REASON_STOP,
@@ -15,36 +22,80 @@ _REASONS = {
 }
 
 
-def generate_response(
-    event: Admitted | Delta | Finished, request: Request
-) -> llm_service_pb2.GenerateResponse:
-    """One message of a Generate stream."""
-    match event:
-        case Admitted():
-            return llm_service_pb2.GenerateResponse(admitted=_admitted(event, request))
-        case Delta(text, token_ids):
-            delta = llm_service_pb2.TokenDelta(text=text, token_ids=token_ids)
-            return llm_service_pb2.GenerateResponse(delta=delta)
-        case Finished():
-            return llm_service_pb2.GenerateResponse(result=_result(event))
+class ResponseWriter:
+    """Writes the messages of Generate streams for one tokenizer."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        """Prepare for the pieces of a vocabulary, by token id."""
+        self._pieces = pieces
+
+    async def write(
+        self, event: Admitted | Delta | Finished, opened: Opened
+    ) -> llm_service_pb2.GenerateResponse:
+        """One message of a stream; the last one with the replay bundle, if it is wanted."""
+        response = self._response(event, opened.request)
+        if opened.recorder is not None:
+            opened.recorder.note(response)
+            if isinstance(event, Finished):
+                # In a thread, because long prompts take long and everybody's streams live on this event loop.
+                response.result.replay_bundle = await asyncio.to_thread(opened.recorder.to_json)
+        return response
+
+    def _response(
+        self, event: Admitted | Delta | Finished, request: Request
+    ) -> llm_service_pb2.GenerateResponse:
+        match event:
+            case Admitted():
+                return llm_service_pb2.GenerateResponse(admitted=_admitted(event, request))
+            case Delta():
+                return llm_service_pb2.GenerateResponse(delta=self._delta(event))
+            case Finished():
+                return llm_service_pb2.GenerateResponse(result=_result(event))
+
+    def _delta(self, event: Delta) -> llm_service_pb2.TokenDelta:
+        return llm_service_pb2.TokenDelta(
+            text=event.text,
+            token_ids=event.token_ids,
+            choice=event.choice,
+            logprobs=[
+                self._logprob(each.chosen, [self._logprob(other) for other in each.top])
+                for each in event.logprobs
+            ],
+        )
+
+    def _logprob(
+        self, token: TokenLogprob, top: Sequence[llm_service_pb2.TokenLogprob] = ()
+    ) -> llm_service_pb2.TokenLogprob:
+        token_id = token.token_id
+        piece = self._pieces[token_id] if token_id < len(self._pieces) else SKIPPED  # padding of the table
+        return llm_service_pb2.TokenLogprob(
+            token_id=token_id, logprob=token.logprob, token=piece.own_bytes, top=top
+        )
 
 
 def model_info(
-    model: LoadedModel, limits: EngineLimits, cache_dtype: str
+    model: LoadedModel, limits: EngineLimits, engine: EngineConfig, kv_dtype: KvDtype
 ) -> llm_service_pb2.ModelInfoResponse:
-    """What is loaded; `cache_dtype` by its numpy name."""
-    config = model.config
+    """What is loaded, and how its engine is set."""
     types = {dtype.name: data_type for data_type, dtype in DTYPES.items()}
+    names = {dtype: name for name, dtype in KV_DTYPES.items()}
     return llm_service_pb2.ModelInfoResponse(
         model_name=model.name,
         weights_fingerprint=model.fingerprint,
         context_limit=limits.context_limit,
-        vocab_size=config.llm.vocab_size,
-        hidden_size=config.llm.hidden_size,
-        tokens_per_tile=config.tokens_per_tile,
-        template=config.template,
+        vocab_size=model.config.llm.vocab_size,
+        hidden_size=model.config.llm.hidden_size,
+        tokens_per_tile=model.config.tokens_per_tile,
+        template=model.config.template,
         stop_token_ids=sorted(model.stop_ids),
-        cache_dtype=types.get(cache_dtype, tensor_pb2.DATA_TYPE_UNSPECIFIED),
+        cache_dtype=types.get(kv_dtype.value, tensor_pb2.DATA_TYPE_UNSPECIFIED),
+        kv_dtype=names[kv_dtype],
+        kv_block_size=limits.kv_block_size,
+        kv_blocks=limits.kv_blocks,
+        prefix_cache=engine.prefix_cache,
+        speculation=engine.speculate,
+        batch_invariant=engine.batch_invariant,
+        max_running=limits.max_running,
     )
 
 
@@ -62,8 +113,16 @@ def _admitted(event: Admitted, request: Request) -> llm_service_pb2.Admitted:
 
 def _result(event: Finished) -> llm_service_pb2.GenerateResult:
     usage, timings = event.usage, event.timings
+    choices = [
+        llm_service_pb2.ChoiceResult(
+            finish_reason=_REASONS[end.reason],
+            stop_match=end.stop_match,
+            completion_tokens=end.completion_tokens,
+        )
+        for end in event.choices
+    ]
     return llm_service_pb2.GenerateResult(
-        finish_reason=_REASONS[event.reason],
+        finish_reason=choices[0].finish_reason,
         usage=llm_service_pb2.Usage(
             prompt_tokens=usage.prompt_tokens,
             visual_tokens=usage.visual_tokens,
@@ -76,5 +135,6 @@ def _result(event: Finished) -> llm_service_pb2.GenerateResult:
             decode_ms=timings.decode_s * 1000,
             tile_wait_ms=timings.tile_wait_s * 1000,
         ),
-        stop_match=event.stop_match,
+        stop_match=event.choices[0].stop_match,
+        choices=choices,
     )

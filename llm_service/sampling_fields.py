@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from secrets import randbits
+from typing import TypeVar
 
 from internvl.errors import InvalidField
 from internvl.v1 import llm_service_pb2
@@ -13,8 +14,13 @@ from llm_service.engine.request import SamplingParams
 DEFAULT_MAX_TOKENS = 1024
 MAX_STOP_TEXTS = 16
 MAX_STOP_CHARS = 256
+MAX_CHOICES = 16
+MAX_BIASES = 1024
+MAX_LOGPROBS = 20
 
 _FIELD = "open.sampling"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ _RANGES = {
     "presence_penalty": _Range(0, -2, 2),
     "frequency_penalty": _Range(0, -2, 2),
 }
+_BIAS = _Range(0, -100, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Room:
 def read_sampling(
     message: llm_service_pb2.SamplingParams, vocab_size: int, model_stop_ids: frozenset[int], room: Room
 ) -> SamplingParams:
-    """Check a request's sampling parameters and fill in what is unset.
+    """Check a request's sampling parameters and fill in what is unset; all but the grammar.
 
     An explicit `max_tokens` is cut to the room left in the context.
 
@@ -69,13 +76,21 @@ def read_sampling(
     numbers = {name: _number(message, name) for name in _RANGES}
     max_tokens = _max_tokens(message, room)
     return SamplingParams(
-        **numbers,
+        temperature=numbers["temperature"],
+        top_p=numbers["top_p"],
+        min_p=numbers["min_p"],
+        repetition_penalty=numbers["repetition_penalty"],
+        presence_penalty=numbers["presence_penalty"],
+        frequency_penalty=numbers["frequency_penalty"],
         top_k=message.top_k,
         seed=message.seed if message.HasField("seed") else randbits(64),
         max_tokens=max_tokens,
         min_tokens=_min_tokens(message, max_tokens),
         stop_ids=_stop_ids(message, vocab_size, model_stop_ids),
         stop_texts=tuple(_stop_texts(message)),
+        n=_count(message, "n", 1, 1, MAX_CHOICES),
+        logit_bias=tuple(_logit_bias(message, vocab_size)),
+        logprobs=_count(message, "logprobs", None, 0, MAX_LOGPROBS),
     )
 
 
@@ -86,6 +101,15 @@ def _number(message: llm_service_pb2.SamplingParams, name: str) -> float:
     value: float = getattr(message, name)
     if value not in allowed:
         raise InvalidField(f"{_FIELD}.{name}", f"must be {allowed}, got {value:g}")
+    return value
+
+
+def _count(message: llm_service_pb2.SamplingParams, name: str, default: T, low: int, high: int) -> int | T:
+    if not message.HasField(name):  # type: ignore[arg-type]  # the stubs want a literal
+        return default
+    value: int = getattr(message, name)
+    if not low <= value <= high:
+        raise InvalidField(f"{_FIELD}.{name}", f"must be {low} to {high}, got {value}")
     return value
 
 
@@ -132,3 +156,16 @@ def _stop_texts(message: llm_service_pb2.SamplingParams) -> Iterator[str]:
                 f"{_FIELD}.stop[{index}]", f"must have 1 to {MAX_STOP_CHARS} characters, got {len(text)}"
             )
         yield text
+
+
+def _logit_bias(message: llm_service_pb2.SamplingParams, vocab_size: int) -> Iterator[tuple[int, float]]:
+    if len(message.logit_bias) > MAX_BIASES:
+        raise InvalidField(
+            f"{_FIELD}.logit_bias", f"must hold at most {MAX_BIASES} tokens, got {len(message.logit_bias)}"
+        )
+    for token_id, bias in sorted(message.logit_bias.items()):
+        if token_id >= vocab_size:
+            raise InvalidField(f"{_FIELD}.logit_bias", f"ids must be below {vocab_size}, got {token_id}")
+        if bias not in _BIAS:
+            raise InvalidField(f"{_FIELD}.logit_bias[{token_id}]", f"must be {_BIAS}, got {bias:g}")
+        yield token_id, bias

@@ -17,7 +17,7 @@ from llm_service.engine.events import Admitted
 from llm_service.engine.request import Request
 from llm_service.engine.thread import EngineThread
 from llm_service.requests import Opened, RequestReader
-from llm_service.responses import generate_response
+from llm_service.responses import ResponseWriter
 from llm_service.tiles import TileIntake
 
 SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
@@ -32,10 +32,15 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
     """The three calls of `internvl.v1.LlmService`."""
 
     def __init__(
-        self, engine: EngineThread, reader: RequestReader, info: llm_service_pb2.ModelInfoResponse
+        self,
+        engine: EngineThread,
+        reader: RequestReader,
+        writer: ResponseWriter,
+        info: llm_service_pb2.ModelInfoResponse,
     ) -> None:
         self._engine = engine
         self._reader = reader
+        self._writer = writer
         self._info = info
 
     async def Generate(
@@ -50,7 +55,7 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
                 async for event in stream:
                     if isinstance(event, Admitted):
                         take_tiles(event)
-                    yield generate_response(event, request)
+                    yield await self._writer.write(event, opened)
 
     async def CountTokens(
         self, request: llm_service_pb2.CountTokensRequest, context: Context

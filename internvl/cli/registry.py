@@ -12,7 +12,7 @@ from internvl.errors import ConfigError
 GROUP = "internvl.commands"
 
 # Which extra brings what a subcommand imports. A plain install is the client.
-_EXTRAS = {"chat": "client", "checkpoint": "checkpoint", "fetch": "fetch", "up": "all"}
+_EXTRAS = {"chat": "client", "checkpoint": "checkpoint", "fetch": "fetch", "replay": "all", "up": "all"}
 
 
 @dataclass(frozen=True, slots=True)

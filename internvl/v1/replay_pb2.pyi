@@ -154,10 +154,13 @@ class ReplayMachine(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     PROCESSOR_FIELD_NUMBER: builtins.int
     PACKAGES_FIELD_NUMBER: builtins.int
+    THREADS_FIELD_NUMBER: builtins.int
     device: builtins.str
     """`cpu` or `gpu:N`."""
     processor: builtins.str
     """The processor, as it calls itself."""
+    threads: builtins.int
+    """Compute threads on CPU."""
     @property
     def packages(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Versions of what computes, by package name."""
@@ -168,8 +171,9 @@ class ReplayMachine(google.protobuf.message.Message):
         device: builtins.str = ...,
         processor: builtins.str = ...,
         packages: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        threads: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["device", b"device", "packages", b"packages", "processor", b"processor"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "packages", b"packages", "processor", b"processor", "threads", b"threads"]) -> None: ...
 
 Global___ReplayMachine: typing_extensions.TypeAlias = ReplayMachine
 

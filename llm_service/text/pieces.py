@@ -42,6 +42,13 @@ class Piece:
     first_text: str = ""
     byte: int = 0
 
+    @property
+    def own_bytes(self) -> bytes:
+        """What the token stands for alone, in UTF-8; nothing for an added token, whether it shows or not."""
+        if self.kind is PieceKind.BYTE:
+            return bytes((self.byte,))
+        return self.text.encode() if self.kind is PieceKind.TEXT else b""
+
 
 SKIPPED = Piece(PieceKind.SKIPPED)
 

@@ -105,7 +105,7 @@ def test_the_gateway_installs_nothing_that_computes() -> None:
     assert not locked("gateway").keys() & {"numpy", "paddlepaddle", "pillow", "decord", "sentencepiece"}
 
 
-@pytest.mark.parametrize("name", ["chat", "checkpoint", "fetch", "up"])
+@pytest.mark.parametrize("name", ["chat", "checkpoint", "fetch", "replay", "up"])
 def test_command_loads(name: str) -> None:
     value = project()["entry-points"]["internvl.commands"][name]
     assert EntryPoint(name, value, "internvl.commands").load() is not None

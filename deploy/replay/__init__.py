@@ -1,0 +1,1 @@
+"""Running a request again from its replay bundle."""
