@@ -1,7 +1,8 @@
 """The streamed answer: token ids in, text deltas out, ended as the reference's chat() would end it.
 
 chat() decodes with special tokens skipped, cuts at the text `<|end|>` and strips white space at both ends.
-Here the same happens on the fly, with the caller's own stop texts beside it.
+Here the same happens on the fly, with the caller's own stop texts beside it. An answer that has to keep to a
+grammar is verbatim instead: whoever asked for a form gets all of it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ class StopRules:
         token_ids: ids that end it; their own text is not part of the answer.
         texts: texts that end it; not part of the answer either.
         min_tokens: tokens that must have come before any of these may end it.
-        strip: whether white space at both ends of the answer is dropped.
+        verbatim: whether white space at both ends of the answer stays, and the text `<|end|>` within it too.
     """
 
     token_ids: Set[int]
     texts: Sequence[str] = ()
     min_tokens: int = 0
-    strip: bool = True
+    verbatim: bool = False
 
 
 class AnswerStream:
@@ -47,8 +48,8 @@ class AnswerStream:
         """
         self._rules = rules
         self._detokenizer = Detokenizer(tokenizer)
-        self._checker = StopChecker([*rules.texts, CHAT_STOP_TOKEN])
-        self._ends = _Ends(strip=rules.strip)
+        self._checker = StopChecker(rules.texts if rules.verbatim else [*rules.texts, CHAT_STOP_TOKEN])
+        self._ends = _Ends(strip=not rules.verbatim)
         self._tokens = 0
         self.stopped = False
         self.stop_match: str | None = None

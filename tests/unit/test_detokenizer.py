@@ -177,10 +177,10 @@ def test_answer_is_what_chat_makes_of_it(tokenizer: Tokenizer) -> None:
     check()
 
 
-def test_white_space_is_kept_when_asked(tokenizer: Tokenizer) -> None:
-    ids = plain(tokenizer, " \nHello \n")
+def test_verbatim_answer_keeps_its_white_space_and_a_spelled_end_of_turn(tokenizer: Tokenizer) -> None:
+    ids = plain(tokenizer, " \nHello<|end|> \n")
     assert answer(tokenizer, StopRules(frozenset()), ids)[0] == "Hello"
-    assert answer(tokenizer, StopRules(frozenset(), strip=False), ids)[0] == " \nHello \n"
+    assert answer(tokenizer, StopRules(frozenset(), verbatim=True), ids)[0] == " \nHello<|end|> \n"
 
 
 def test_stop_text_across_tokens_ends_the_answer(tokenizer: Tokenizer) -> None:
