@@ -62,5 +62,10 @@ class EngineAssembly:
         )
 
     def _new_answer(self, sampling: SamplingParams) -> AnswerStream:
-        rules = StopRules(sampling.stop_ids, sampling.stop_texts, sampling.min_tokens)
+        rules = StopRules(
+            sampling.stop_ids,
+            sampling.stop_texts,
+            sampling.min_tokens,
+            verbatim=sampling.grammar is not None,
+        )
         return AnswerStream(self._model.tokenizer, rules)

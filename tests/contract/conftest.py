@@ -1,4 +1,4 @@
-"""A vision service that the tests of a whole run share."""
+"""What the tests of a whole run share: a vision service, and a model for language services."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from tests.contract.vision_samples import (
     with_limits,
     write_small_checkpoint,
 )
+from tests.unit.llm_samples import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model in the released layout, for language services."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,19 @@ from internvl.rpc import ServerConfig, error_from_rpc, open_channel, serving
 from internvl.tensors import BFLOAT16, to_proto
 from internvl.v1 import content_pb2, llm_service_pb2, llm_service_pb2_grpc, tensor_pb2
 from llm_service.config import Config, EngineConfig
+from llm_service.kv_budget import KvBudget
 from llm_service.server import SERVICE_NAME
 from llm_service.service import open_service, registration
 from tests.unit.llm_samples import HIDDEN, TOKENS_PER_TILE
 
 SHAPE = (TOKENS_PER_TILE, HIDDEN)
+IDLE = (0, 0, 0)
+"""What `gauges` shows when nothing is going on."""
+
+BLOCK_TOKENS = 16
+BLOCK_BYTES = BLOCK_TOKENS * 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, channels, float32
+
+_CACHE = KvBudget(amount=32 * 2**20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +47,12 @@ class Service:
     async def answer(
         self, opening: llm_service_pb2.GenerateOpen, tiles: list[content_pb2.Tile] | None = None
     ) -> Answer:
-        """The whole answer; every tile is sent as soon as the request is admitted."""
+        """The whole answer; of the tiles, those that are needed are sent once it is admitted."""
         stream = self.generate(opening)
-        await stream.admitted()
-        await stream.send(*tiles or ())
+        admitted = await stream.admitted()
+        first = {need.visual_id: need.first_tile for need in admitted.needed}
+        needed = [tile for tile in tiles or () if tile.index >= first.get(tile.visual_id, tile.index + 1)]
+        await stream.send(*needed)
         return await stream.rest()
 
     async def error(
@@ -61,11 +71,19 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer."""
+    """A complete answer: the text and tokens of the first, and everything that came."""
 
     text: str
     token_ids: list[int]
+    deltas: list[llm_service_pb2.TokenDelta]
     result: llm_service_pb2.GenerateResult
+
+    def tokens_of(self, choice: int) -> list[int]:
+        return [token for delta in self.deltas if delta.choice == choice for token in delta.token_ids]
+
+    @property
+    def logprobs(self) -> list[llm_service_pb2.TokenLogprob]:
+        return [logprob for delta in self.deltas for logprob in delta.logprobs]
 
 
 class Stream:
@@ -105,19 +123,25 @@ class Stream:
 
     async def rest(self) -> Answer:
         """Everything up to the result, which must be the last message."""
-        texts, token_ids = [], []
+        deltas = []
         while (response := await self.read()).WhichOneof("message") == "delta":
-            texts.append(response.delta.text)
-            token_ids += response.delta.token_ids
+            deltas.append(response.delta)
         assert await self.call.read() is grpc.aio.EOF
-        return Answer("".join(texts), token_ids, response.result)
+        first = [delta for delta in deltas if delta.choice == 0]
+        token_ids = [token for delta in first for token in delta.token_ids]
+        return Answer("".join(delta.text for delta in first), token_ids, deltas, response.result)
+
+
+def blocks(count: int) -> KvBudget:
+    """Room for so many blocks of the tiny model."""
+    return KvBudget(amount=count * BLOCK_BYTES)
 
 
 @asynccontextmanager
 async def llm_service(folder: Path, **engine: Any) -> AsyncIterator[Service]:
     """Start the service; `engine` are fields of `EngineConfig`."""
     server = ServerConfig(listen="127.0.0.1:0", grace_s=20.0)
-    config = Config(ModelChoice(folder), server, EngineConfig(**engine))
+    config = Config(ModelChoice(folder), server, EngineConfig(**{"kv_budget": _CACHE} | engine))
     async with (
         open_service(config, on_crash=lambda: None) as service,
         serving(server, registration(service), [SERVICE_NAME]) as running,

@@ -95,11 +95,15 @@ odd_counts = st.integers(0, 2**32 - 1) | st.just(0)
 def bent(draw: st.DrawFn) -> llm_service_pb2.GenerateOpen:
     """A sound opening with one thing changed, for better or worse."""
     opening = draw(openings)
-    params, turn = opening.sampling, opening.messages[0]
-    layout = next((part.visual for part in turn.parts if part.HasField("visual")), None)
-    bends = ["number", "count", "stop", "stop id", "bias", "priority", "delivered", "salt"]
-    bends += ["role", "name", "part", "turn", "no turn"]
-    match draw(st.sampled_from(bends + ["layout"] * 5 * (layout is not None))):
+    shown = any(part.HasField("visual") for turn in opening.messages for part in turn.parts)
+    bend = draw(st.sampled_from([bend_sampling, bend_opening, bend_turn] + [bend_layout] * 2 * shown))
+    bend(draw, opening)
+    return opening
+
+
+def bend_sampling(draw: st.DrawFn, opening: llm_service_pb2.GenerateOpen) -> None:
+    params = opening.sampling
+    match draw(st.sampled_from(["number", "count", "stop", "stop id", "bias"])):
         case "number":
             name = draw(st.sampled_from(["temperature", "top_p", "min_p", "repetition_penalty"]))
             setattr(params, name, draw(odd_numbers))
@@ -112,33 +116,40 @@ def bent(draw: st.DrawFn) -> llm_service_pb2.GenerateOpen:
             params.stop_token_ids.append(draw(odd_counts))
         case "bias":
             params.logit_bias[draw(st.integers(0, 3000))] = draw(odd_numbers)
+
+
+def bend_opening(draw: st.DrawFn, opening: llm_service_pb2.GenerateOpen) -> None:
+    match draw(st.sampled_from(["priority", "delivered", "salt", "name"])):
         case "priority":
             opening.priority = draw(st.integers(-(2**31), 2**31 - 1))
         case "delivered":
             opening.delivered_token_ids.extend(draw(st.lists(st.integers(0, 3000), max_size=20)))
         case "salt":
             opening.cache_salt = draw(st.text(max_size=200))
-        case "role":
-            turn.role = draw(st.integers(0, 5))
         case "name":
             opening.request_id = draw(st.text())
+
+
+def bend_turn(draw: st.DrawFn, opening: llm_service_pb2.GenerateOpen) -> None:
+    match draw(st.sampled_from(["role", "part", "turn", "no turn"])):
+        case "role":
+            opening.messages[0].role = draw(st.integers(0, 5))
         case "part":
-            turn.parts.append(llm_service_pb2.PromptPart())
+            opening.messages[0].parts.append(llm_service_pb2.PromptPart())
         case "turn":
             opening.messages.append(draw(turns))
         case "no turn":
             del opening.messages[:]
-        case "layout" if layout is not None:
-            name = draw(
-                st.sampled_from(
-                    ["visual_id", "kind", "tiles", "tokens_per_tile", "hidden_size", "dtype", "grids"]
-                )
-            )
-            if name == "grids":
-                layout.grids.add(columns=draw(odd_counts), rows=draw(odd_counts))
-            else:
-                setattr(layout, name, "" if name == "visual_id" else draw(st.integers(0, 4)))
-    return opening
+
+
+def bend_layout(draw: st.DrawFn, opening: llm_service_pb2.GenerateOpen) -> None:
+    layout = next(part.visual for part in opening.messages[0].parts if part.HasField("visual"))
+    names = ["visual_id", "kind", "tiles", "tokens_per_tile", "hidden_size", "dtype", "grids"]
+    name = draw(st.sampled_from(names))
+    if name == "grids":
+        layout.grids.add(columns=draw(odd_counts), rows=draw(odd_counts))
+    else:
+        setattr(layout, name, "" if name == "visual_id" else draw(st.integers(0, 4)))
 
 
 def read(reader: RequestReader, message: llm_service_pb2.GenerateOpen) -> Request | InvalidField:
