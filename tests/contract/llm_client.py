@@ -199,3 +199,8 @@ def gauges() -> tuple[float | None, ...]:
     """Waiting and running requests, and the cache room they hold."""
     names = ("requests_waiting", "requests_running", "kv_tokens")
     return tuple(REGISTRY.get_sample_value(f"internvl_llm_{name}") for name in names)
+
+
+def counter(name: str, **labels: str) -> float | None:
+    """The value of a metric of the language tier; None before it was first counted."""
+    return REGISTRY.get_sample_value(f"internvl_llm_{name}", labels)
