@@ -1,0 +1,1 @@
+"""The language engine on the embedded model and this machine: `python -m benchmarks.engine --json FILE`."""

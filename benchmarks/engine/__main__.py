@@ -1,0 +1,67 @@
+"""What the language engine does with the embedded model on this machine; three minutes on two quiet cores.
+
+    python -m benchmarks.engine --json FILE
+
+The three services are started first, for what a user sees and to have pictures encoded; then the engine runs
+alone, in this process. docs/performance.md says what each number means.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from benchmarks.engine.drawings import Drawing, drawings
+from benchmarks.engine.interference import Interference
+from benchmarks.engine.prompts import PromptWriter, Question
+from benchmarks.engine.rig import Rig
+from benchmarks.engine.services import ServiceTurns
+from benchmarks.engine.speculation import Speculation
+from benchmarks.engine.steps import StepCosts
+from benchmarks.engine.throughput import STREAMS, Mix
+from benchmarks.engine.turns import EngineTurns
+from benchmarks.engine.visuals import Visual
+from benchmarks.report import Row, add_report_flags, report
+from deploy.launcher import LaunchConfig, launch
+from internvl.telemetry import configure_logging
+from llm_service.config import parse_config
+from llm_service.loading import open_model
+
+_CONVERSATIONS = 16
+_CAPTIONS = 12
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
+    add_report_flags(parser)
+    args = parser.parse_args(argv)
+    configure_logging("warning")
+    report(list(_rows()), args.json)
+
+
+def _rows() -> Iterator[Row]:
+    drawn = drawings(max(STREAMS))
+    with launch(LaunchConfig(ports=None)) as stack:
+        services = ServiceTurns(stack)
+        yield from services.rows(drawings(_CONVERSATIONS, first=len(drawn)))
+        visuals = services.visuals(drawn)
+    yield from _engine_rows(drawn, visuals)
+
+
+def _engine_rows(drawn: Sequence[Drawing], visuals: Sequence[Visual]) -> Iterator[Row]:
+    model = open_model(parse_config([]).model)
+    writer = PromptWriter(model)
+    pairs = list(zip(drawn, visuals, strict=True))
+    asked = [Question(visual, drawing.questions[0]) for drawing, visual in pairs]
+    captions = [Question(visual, drawing.caption) for drawing, visual in pairs[:_CAPTIONS]]
+    rig = Rig(model)
+    yield from Mix(rig, writer, asked).rows()
+    yield from StepCosts(rig, writer, asked).rows()
+    yield from Interference(rig, writer, asked).rows()
+    yield from EngineTurns(rig, writer, asked).rows()
+    yield from Speculation(model, writer, captions).rows()
+
+
+if __name__ == "__main__":
+    main()
