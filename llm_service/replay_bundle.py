@@ -92,7 +92,7 @@ def read_bundle(data: bytes) -> replay_pb2.ReplayBundle:
         ValueError,
         json_format.ParseError,
     ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ConfigError(f"not a replay bundle: {error}") from None
+        raise ConfigError(f"not a replay bundle: {str(error).splitlines()[0]}") from None
 
 
 def this_machine(device: str) -> replay_pb2.ReplayMachine:

@@ -26,7 +26,11 @@ import sys
 from importlib.metadata import EntryPoint
 from internvl.cli.main import main
 from internvl.cli.registry import GROUP, Registry
-entries = {"up": "deploy.launcher.command:command", "chat": "internvl_client.command:command"}
+entries = {
+    "chat": "internvl_client.command:command",
+    "replay": "deploy.replay.command:command",
+    "up": "deploy.launcher.command:command",
+}
 sys.exit(main(None, Registry([EntryPoint(name, value, GROUP) for name, value in entries.items()])))
 """
 
