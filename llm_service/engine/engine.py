@@ -64,12 +64,13 @@ class Engine:
         now = self._clock()
         sequence = Sequence(request)
         try:
+            first = self._new_choice(sequence)
             self._scheduler.submit(sequence, now)
         except ServingError as error:
             metrics.REQUESTS.labels("refused").inc()
             self._tell(request, Failed(error))
             return
-        job = self._jobs[request] = Job(request, self._new_choice(sequence))
+        job = self._jobs[request] = Job(request, first)
         if job.is_complete:  # the tokens delivered before are the whole answer
             self._tell(request, Admitted(0, ()))
             self._finish(job)
@@ -167,7 +168,7 @@ class Engine:
                     self._complete(twin, sampled)
                     if sampled:
                         chosen.append((choice, sampled))
-            except InternalError as error:
+            except ServingError as error:
                 self._fail(job, error)
         return [(choice, sampled) for choice, sampled in chosen if choice.sequence.request in self._jobs]
 

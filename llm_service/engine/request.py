@@ -51,11 +51,19 @@ class Guide(Protocol):
     """Keeps one answer to its grammar."""
 
     def restrict(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits [vocabulary], or a copy with minus infinity where a token cannot come next."""
+        """The logits [vocabulary], or a copy with minus infinity where a token cannot come next.
+
+        Raises:
+            InvalidField: to know that is too costly here.
+        """
         ...
 
     def accept(self, token_id: int) -> None:
-        """Take the next token of the answer."""
+        """Take the next token of the answer.
+
+        Raises:
+            InvalidField: it cannot come here.
+        """
         ...
 
 

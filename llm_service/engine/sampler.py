@@ -23,7 +23,7 @@ from llm_service.engine.candidates import Ids, Logits, candidates, draw
 from llm_service.engine.events import Logprobs
 from llm_service.engine.logprobs import logprobs
 from llm_service.engine.penalties import Penalties
-from llm_service.engine.request import Request, SamplingParams
+from llm_service.engine.request import Request
 
 _NUMBERS_AHEAD = 64
 _WORDS_OF_A_COUNT = 4  # numbers that Philox makes of one count
@@ -79,6 +79,7 @@ class TokenSampler:
 
         Raises:
             InternalError: the logits are not numbers.
+            InvalidField: the grammar is too costly to follow here.
         """
         sampled: list[Sampled] = []
         for row, draft in zip(rows, (*drafts, None), strict=True):
@@ -143,14 +144,6 @@ class RandomNumbers:
             generator = np.random.Generator(np.random.Philox(key=self._key, counter=position))
             self._ahead = generator.random(_NUMBERS_AHEAD * _WORDS_OF_A_COUNT)[::_WORDS_OF_A_COUNT].tolist()
         return self._ahead[position - self._start]
-
-
-def sample(logits: Logits, params: SamplingParams, prompt_ids: Ids, generated: Sequence[int]) -> int:
-    """The token that follows the prompt and an answer so far, for those who keep no state."""
-    sampler = TokenSampler(Request("", prompt_ids, params), choice=0)
-    for token in generated:
-        sampler.accept(token)
-    return sampler.sample(logits[None])[0].token_id
 
 
 def _best(logits: Logits) -> int:

@@ -14,7 +14,7 @@ from llm_service.engine.engine import Engine
 from llm_service.engine.events import Delta, Event, Failed
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request, SamplingParams, TileKey, VisualSlot
-from llm_service.engine.sampler import sample
+from llm_service.engine.sampler import TokenSampler
 from llm_service.loading import LoadedModel, open_device, open_model
 from llm_service.model.batch import Chunk, VisualSpan
 from llm_service.model.rope import RopeRegime, regime_for
@@ -80,22 +80,24 @@ def whole(model: ModelRunner, asked: Request, answer: list[int], regime: RopeReg
 def recomputed(model: ModelRunner, config: InternVLConfig, asked: Request) -> list[int]:
     """Every token from an empty cache: no chunks, no batch, no reuse."""
     answer: list[int] = []
+    sampler = TokenSampler(asked, choice=0)
     while len(answer) < asked.sampling.max_tokens:
         regime = regime_for(asked.prompt_tokens + len(answer), config)
         (logits,) = model.forward([whole(model, asked, answer, regime)])
-        answer.append(sample(logits, asked.sampling, asked.prompt_ids, answer))
+        answer.append(sampler.sample(logits[None])[0].token_id)
     return answer
 
 
 def cached(model: ModelRunner, asked: Request) -> list[int]:
     """Prefill once, then one token at a time."""
     answer: list[int] = []
+    sampler = TokenSampler(asked, choice=0)
     regime = RopeRegime.SHORT
     prefill = whole(model, asked, [], regime)
     cache = model.new_cache(asked.kv_tokens)
     (logits,) = model.forward([Chunk(prefill.token_ids, prefill.visual, cache, regime)])
     while True:
-        answer.append(sample(logits, asked.sampling, asked.prompt_ids, answer))
+        answer.append(sampler.sample(logits[None])[0].token_id)
         if len(answer) == asked.sampling.max_tokens:
             return answer
         (logits,) = model.forward([Chunk(np.array(answer[-1:], np.int64), (), cache, regime)])
