@@ -125,6 +125,8 @@ class AnswerGuide:
         self._take(self._form.vocabulary.spelled(token_id))
 
     def _take(self, token_ids: list[int]) -> None:
+        if self._matcher.is_stopped():  # complete, and nothing can be added
+            raise _not_the_grammars()
         if self._matcher.consume_tokens(token_ids):
             return
         if "doesn't satisfy the grammar" in self._matcher.get_error():

@@ -22,12 +22,9 @@ _MEANINGS = (
     ("look-around", "holds a look-around; they are not supported"),
     ("backreferences", "holds a back-reference; they are not supported"),
     ("too large", _COSTLY),
-    ("too big", _COSTLY),
     ("fuel", _COSTLY),
     ("Unable to determine if regex is empty", _COSTLY),
-    ("stack level exceeded", _COSTLY),
-    ("max is", _COSTLY),
-    ("invalid regex", "holds a malformed regular expression"),
+    ("regex parse error", "holds a malformed regular expression"),
 )
 
 _UNSUPPORTED = re.compile(r"Unimplemented keys: \[([^\]\n]*)\]")
@@ -66,8 +63,8 @@ def regex_problem(message: str) -> str:
 
 
 def probe_problem(message: str) -> str:
-    """What a first step has shown: the library's message, empty if no token is possible."""
-    return _COSTLY if message else NEVER
+    """What a first step has shown by the library's message; there is none where no token is possible."""
+    return _COSTLY if message and "NoExtension" not in message else NEVER
 
 
 def _meaning(message: str) -> str | None:

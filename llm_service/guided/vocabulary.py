@@ -53,7 +53,7 @@ class Vocabulary:
             size=len(pieces),
             end_id=len(pieces) + _BYTES,
             first=_table(_first_bytes(piece) for piece in pieces),
-            rest=_table(_bytes(piece) for piece in pieces),
+            rest=_table(piece.own_bytes for piece in pieces),
             silent_ids=tuple(
                 token_id
                 for token_id, piece in enumerate(pieces)
@@ -87,15 +87,5 @@ def _table(pieces: Iterable[bytes]) -> LLTokenizer:
     return LLTokenizer(Wrapper(_Tokens([*tokens, b"<end>"], [end_id], end_id)))
 
 
-def _bytes(piece: Piece) -> bytes:
-    match piece.kind:
-        case PieceKind.TEXT:
-            return piece.text.encode()
-        case PieceKind.BYTE:
-            return bytes((piece.byte,))
-        case _:
-            return b""
-
-
 def _first_bytes(piece: Piece) -> bytes:
-    return piece.first_text.encode() if piece.kind is PieceKind.TEXT else _bytes(piece)
+    return piece.first_text.encode() if piece.kind is PieceKind.TEXT else piece.own_bytes
