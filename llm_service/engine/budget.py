@@ -6,6 +6,8 @@ from llm_service.engine.limits import EngineLimits
 from llm_service.engine.step import Step
 
 _SMOOTHING = 0.2
+_CREDIBLE_S = 1e-6
+"""No step is faster; a clock that says so stands still."""
 _FASTEST, _SLOWEST = 0.5, 2.0
 """One step, however odd, moves an estimate only as if it had taken this many times what was expected."""
 
@@ -38,7 +40,7 @@ class PrefillBudget:
         """Learn from a step. A share of one token counts as a decode row, and so does each draft."""
         rows = sum(1 + len(share.drafts) for share in step.shares if share.tokens == 1)
         prefill = sum(share.tokens for share in step.shares if share.tokens > 1)
-        if seconds <= 0 or not rows + prefill:
+        if seconds < _CREDIBLE_S or not rows + prefill:
             return
         decode = self._expected_decode(rows) if rows else 0.0
         cost = self._cost if prefill else 0.0

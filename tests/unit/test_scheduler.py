@@ -1,207 +1,204 @@
-"""The scheduler's promises, kept over any traffic: budgets, order, gating, no starvation, nothing leaked."""
+"""What a step holds, and who stands back; `test_scheduler_traffic.py` has it all at once."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from internvl.errors import ConfigError, FailedPrecondition, Overloaded
-from llm_service.engine.ledger import KvLedger
-from llm_service.engine.pace import Pace
-from llm_service.engine.request import TileKey
-from llm_service.engine.scheduler import Scheduler
 from llm_service.engine.sequence import Sequence
-from tests.unit.engine_samples import embeddings, limits, request, tile_keys
-
-LIMITS = limits(kv_budget_tokens=120, max_running=3, queue_limit=4, step_token_budget=8)
-
-
-def sequence(length: int = 3, tiles: int = 0, max_tokens: int = 4) -> Sequence:
-    return Sequence(request([1] * length, tile_keys("a", tiles), max_tokens=max_tokens))
-
-
-def scheduler(**changes: int) -> Scheduler:
-    return Scheduler(limits(**changes), Pace())
-
-
-def submitted(to: Scheduler, *sequences: Sequence) -> None:
-    for one in sequences:
-        to.submit(one)
-        to.admit()
+from llm_service.engine.step import Share, Step
+from tests.unit.scheduler_samples import (
+    BLOCK,
+    ROPE_LIMIT,
+    Bench,
+    answer,
+    request,
+    send_tiles,
+    text,
+    tile_keys,
+)
 
 
-class Traffic(RuleBasedStateMachine):
-    """Requests come, tiles come, steps run, requests are cancelled: in any order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scheduler = Scheduler(LIMITS, Pace())
-        self.arrived: list[Sequence] = []  # accepted and not yet running, in order
-        self.running: list[Sequence] = []
-
-    @rule(length=st.integers(1, 30), tiles=st.integers(0, 4), max_tokens=st.integers(1, 20))
-    def submit(self, length: int, tiles: int, max_tokens: int) -> None:
-        new = sequence(length, tiles, max_tokens)
-        full = len(self.scheduler.waiting) >= LIMITS.queue_limit
-        if full:
-            with pytest.raises(Overloaded) as refused:
-                self.scheduler.submit(new)
-            assert refused.value.retry_after_s > 0
-        else:
-            self.scheduler.submit(new)
-            self.arrived.append(new)
-        self.admit()
-
-    def admit(self) -> None:
-        for admitted in self.scheduler.admit():
-            assert admitted is self.arrived.pop(0)  # first come, first served
-            self.running.append(admitted)
-
-    @precondition(lambda self: self.arrived or self.running)
-    @rule(data=st.data())
-    def tile_arrives(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from(self.arrived + self.running))
-        if chosen.missing is not None:
-            chosen.receive(chosen.missing.tile, embeddings(chosen.missing.tile))
-
-    @precondition(lambda self: self.arrived or self.running)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        self.remove(data.draw(st.sampled_from(self.arrived + self.running)))
-
-    @rule()
-    def step(self) -> None:
-        self.admit()
-        ready = [one for one in self.running if one.remaining]
-        decoding = [one for one in self.running if one.is_decoding]
-        has_work = self.scheduler.has_work
-        work = self.scheduler.schedule()
-
-        shares = {share.sequence: share.tokens for share in work}
-        assert len(shares) == len(work)
-        assert sum(shares.values()) <= LIMITS.step_token_budget
-        assert all(shares[one] == 1 for one in decoding)  # decode never starves
-        assert bool(work) == bool(ready) == has_work
-        prefilling = [one for one in ready if not one.is_decoding]
-        if prefilling:
-            oldest = prefilling[0]
-            left = LIMITS.step_token_budget - len(decoding)
-            assert shares[oldest] == min(oldest.remaining, left) > 0  # nor does prefill
-        for one, tokens in work:
-            one.advance(tokens)
-            assert one.computed <= one.ready_length  # never past a missing tile
-            if one.is_complete:
-                one.generated.append(1)
-                if one.is_finished:
-                    self.remove(one)
-
-    def remove(self, one: Sequence) -> None:
-        self.scheduler.remove(one)
-        for place in (self.arrived, self.running):
-            if one in place:
-                place.remove(one)
-
-    @invariant()
-    def accounts_are_true(self) -> None:
-        assert list(self.scheduler.waiting) == self.arrived
-        assert list(self.scheduler.running) == self.running
-        assert len(self.arrived) <= LIMITS.queue_limit
-        assert len(self.running) <= LIMITS.max_running
-        booked = sum(one.request.kv_tokens for one in self.running)
-        assert self.scheduler.kv_tokens == booked <= LIMITS.kv_budget_tokens
-
-    def teardown(self) -> None:
-        """With every tile there, everybody comes through."""
-        for one in [*self.arrived, *self.running]:
-            for tile in dict.fromkeys(slot.tile for slot in one.request.slots):
-                one.receive(tile, embeddings(tile))
-        for _ in range(2000):
-            if not (self.arrived or self.running):
-                break
-            self.step()
-        assert not self.arrived
-        assert not self.running
-        assert self.scheduler.kv_tokens == 0
+def shares(step: Step) -> dict[Sequence, int]:
+    return {share.sequence: share.tokens for share in step.shares}
 
 
-TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+def truth(sequence: Sequence, most: int) -> tuple[int, ...]:
+    """A guess that is always right."""
+    return tuple(answer(sequence.request, sequence.choice)[len(sequence.generated) :][:most])
 
 
 def test_decodes_share_a_step_with_a_long_prefill() -> None:
-    short, long = sequence(2), sequence(60)
-    both = scheduler(step_token_budget=8)
-    submitted(both, short)
-    short.advance(2)
-    short.generated.append(1)
-    submitted(both, long)
-    assert [(share.sequence, share.tokens) for share in both.schedule()] == [(short, 1), (long, 7)]
+    bench = Bench(step_token_budget=8)
+    short = bench.submit(request(text(2)))
+    bench.step()
+    long = bench.submit(request(text(60)))
+    assert shares(bench.step()) == {short: 1, long: 7}
 
 
-def test_a_stalled_prefill_leaves_its_budget_to_others() -> None:
-    stalled, other = sequence(3, tiles=1), sequence(20)
-    both = scheduler(step_token_budget=8)
-    submitted(both, stalled, other)
-    assert [share.tokens for share in both.schedule()] == [1, 7]
-    stalled.advance(1)
-    assert both.schedule() == [(other, 8)]
+def test_a_stalled_prefill_leaves_its_share_to_others() -> None:
+    bench = Bench(step_token_budget=8)
+    stalled = bench.submit(request(text(3), tile_keys("a", 1)), with_tiles=False)
+    other = bench.submit(request(text(20)))
+    assert shares(bench.step()) == {stalled: 1, other: 7}
+    assert shares(bench.step()) == {other: 8}
+    assert stalled.is_stalled
+
+
+def test_nothing_to_do_is_said_so() -> None:
+    bench = Bench()
+    stalled = bench.submit(request(text(3), tile_keys("a", 1)), with_tiles=False)
+    bench.step()
+    assert not bench.scheduler.has_work
+    assert bench.step() == Step()
+    send_tiles(stalled)
+    assert bench.scheduler.has_work
+
+
+def test_a_short_prompt_goes_before_a_long_one_until_that_has_waited() -> None:
+    bench = Bench(step_token_budget=8, aging_s=10)
+    long = bench.submit(request(text(60)))
+    bench.now = 5
+    short = bench.submit(request(text(8)))
+    assert shares(bench.step()) == {short: 8}
+    bench.now = 12  # the long one is a level older than what comes now
+    late = bench.submit(request(text(8, 2)))
+    assert shares(bench.step()) == {short: 1, long: 7}
+    assert late.computed == 0
+
+
+def test_prefill_keeps_to_what_steps_have_taken() -> None:
+    bench = Bench(step_token_budget=100, kv_blocks=200)
+    decoding = bench.submit(request(text(8), max_tokens=50))
+    bench.scheduler.observe(bench.step(), 0.008)  # a millisecond a token
+    bench.scheduler.observe(bench.step(), 0.010)  # a decode is worth ten
+    long = bench.submit(request(text(90)))
+    assert shares(bench.step()) == {decoding: 1, long: 12}  # 15 ms more, in whole blocks
+
+
+def test_guesses_leave_prefill_a_block() -> None:
+    bench = Bench(truth, step_token_budget=8, draft_tokens=8)
+    decoding = bench.submit(request(text(3), max_tokens=30))
+    bench.step()
+    long = bench.submit(request(text(30)))
+    step = bench.step()
+    assert [len(share.drafts) for share in step.shares if share.sequence is decoding] == [8 - 1 - BLOCK]
+    assert shares(step)[long] == BLOCK
+
+
+def test_right_guesses_give_many_tokens_a_step() -> None:
+    bench = Bench(truth, draft_tokens=4)
+    guessed = bench.submit(request(text(3), max_tokens=12))
+    lengths = []
+    while bench.scheduler.has_work:
+        bench.step()
+        lengths.append(len(guessed.generated))
+    assert lengths == [
+        1,
+        6,
+        11,
+        12,
+    ]  # the last token is sampled, never guessed
+    assert guessed.generated == answer(guessed.request)
+
+
+def test_guesses_never_cross_the_rope_limit() -> None:
+    asked: list[int] = []
+
+    def watch(sequence: Sequence, most: int) -> tuple[int, ...]:
+        asked.append(sequence.length + most)
+        return truth(sequence, most)
+
+    bench = Bench(watch, draft_tokens=5)
+    crossing = bench.submit(request(text(ROPE_LIMIT - 4), max_tokens=12))
+    bench.run()
+    assert ROPE_LIMIT in asked
+    assert ROPE_LIMIT + 1 not in asked
+    assert bench.recomputes == 1
+    assert bench.answers[crossing.request, 0] == answer(crossing.request)
+
+
+def test_guesses_take_only_blocks_that_nobody_waits_for() -> None:
+    bench = Bench(truth, kv_blocks=8, draft_tokens=6, step_token_budget=12)
+    decoding = bench.submit(request(text(4), max_tokens=20))
+    bench.step()  # it has a block, and is about to write a second one
+    bench.submit(request(text(22, 2), max_tokens=1))  # is promised the six others
+    (share, _) = bench.step().shares
+    assert share.sequence is decoding
+    assert len(share.drafts) == BLOCK - 1  # what is left of its own block
+    assert bench.scheduler.preemptions == 0
+
+
+def test_completing_a_share_counts_only_what_was_accepted() -> None:
+    bench = Bench(lambda sequence, most: (99,) * most, draft_tokens=6)
+    sequence = bench.submit(request(text(5)))
+    bench.step()
+    step = bench.scheduler.schedule(0, bench.draft)
+    assert [len(share.drafts) for share in step.shares] == [6]
+    assert len(sequence.blocks) == 3
+    bench.scheduler.complete(Share(sequence, 1, step.shares[0].drafts), [4])
+    assert (sequence.computed, len(sequence.blocks)) == (6, 2)
 
 
 def test_a_small_request_does_not_overtake_a_large_one() -> None:
-    first, large, small = sequence(50), sequence(60), sequence(1)
-    queue = scheduler(kv_budget_tokens=80)
-    submitted(queue, first, large, small)
-    assert queue.waiting == (large, small)
-    queue.remove(first)
-    assert queue.admit() == [large, small]
+    bench = Bench(kv_blocks=20)
+    first, large, small = (bench.submit(request(text(length))) for length in (50, 60, 1))
+    assert bench.scheduler.waiting == (large, small)
+    bench.scheduler.remove(first)
+    assert bench.admit() == [large, small]
 
 
-def test_a_queue_place_opens_only_when_nothing_can_start() -> None:
-    tight = scheduler(max_running=1, queue_limit=1)
-    submitted(tight, sequence(), sequence())
-    with pytest.raises(Overloaded) as refused:
-        tight.submit(sequence())
-    assert refused.value.metadata == {"queue_limit": "1"}
+def test_priority_goes_first_and_age_catches_up() -> None:
+    bench = Bench(max_running=1, aging_s=10)
+    bench.submit(request())
+    old = bench.submit(request())
+    bench.now = 5
+    important = bench.submit(request(priority=1))
+    bench.now = 15
+    late = bench.submit(request(priority=1))  # a level is ten seconds, and the old one has waited fifteen
+    assert bench.scheduler.waiting == (important, old, late)
 
 
-def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
-    with pytest.raises(FailedPrecondition, match="need 1004 tokens of KV cache, this server has 1000"):
-        scheduler(kv_budget_tokens=1000).submit(sequence(1000))
+def test_preempts_the_least_important_then_the_youngest() -> None:
+    bench = Bench(kv_blocks=14, max_running=4, prefix_cache=False)
+    wanted = [request(text(8, token), max_tokens=20, priority=token == 3) for token in range(1, 5)]
+    one, two, three, four = (bench.submit(each) for each in wanted)
+    order = []
+    for _ in range(60):
+        before = set(bench.scheduler.running)
+        bench.step()
+        order += [sequence for sequence in bench.scheduler.waiting if sequence in before]
+        if three.is_finished:
+            break
+    assert order[:2] == [four, two]
+    assert one not in order[:2]
+    assert three not in order
+    bench.run()
+    assert [bench.answers[each, 0] for each in wanted] == [answer(each) for each in wanted]
 
 
-def test_limits_under_which_prefill_would_starve_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--step-token-budget"):
-        limits(max_running=8, step_token_budget=8)
+def test_a_preempted_request_comes_back_before_younger_ones_with_all_it_had() -> None:
+    bench = Bench(kv_blocks=8, max_running=2)
+    bench.submit(request(text(6, 1), max_tokens=20))
+    victim = bench.submit(request(text(3, 2), tile_keys("a", 1), max_tokens=15))
+    younger = bench.submit(request(text(3)))
+    for _ in range(10):
+        bench.step()
+    assert bench.scheduler.preemptions == 1
+    assert bench.scheduler.waiting == (victim, younger)
+    assert (victim.computed, victim.blocks) == (0, [])
+    assert victim.generated == answer(victim.request)[: len(victim.generated)] != []
+    assert victim.missing is None  # nobody has to send its tiles again
+    bench.run()
+    assert bench.answers[victim.request, 0] == answer(victim.request)
 
 
-def test_ledger_refuses_to_overbook() -> None:
-    ledger = KvLedger(10)
-    ledger.book("a", 8)
-    assert not ledger.fits(3)
-    with pytest.raises(ValueError, match="cannot book"):
-        ledger.book("b", 3)
-    with pytest.raises(ValueError, match="cannot book"):
-        ledger.book("a", 1)
-    ledger.release("a")
-    ledger.release("a")
-    assert ledger.booked == 0
-
-
-def test_pace_follows_departures_within_bounds() -> None:
-    pace = Pace()
-    for second in range(0, 300, 10):
-        pace.leave(float(second))
-    assert pace.retry_after_s == pytest.approx(10, rel=0.1)
-    for second in range(300, 100_000, 1000):
-        pace.leave(float(second))
-    assert pace.retry_after_s == 60
-
-
-def test_one_tile_serves_two_slots_in_gating() -> None:
-    twice = Sequence(request((1, 2), [TileKey("a", 0), TileKey("a", 0)]))
-    one = scheduler()
-    submitted(one, twice)
-    twice.receive(TileKey("a", 0), embeddings(TileKey("a", 0)))
-    assert one.schedule()[0].tokens == twice.length
+def test_a_shared_block_with_no_room_for_its_copy_costs_the_last_answer_its_place() -> None:
+    bench = Bench(kv_blocks=3, max_running=3)
+    first = bench.submit(request(text(2 * BLOCK + 1), max_tokens=3, n=3))
+    bench.step()
+    assert bench.scheduler.blocks.available == 0
+    assert {one.choice for one in bench.scheduler.running} == {0, 1, 2}
+    bench.step()  # the three write into one block, and there is none to copy it to
+    assert bench.scheduler.preemptions == 2
+    assert bench.scheduler.running == (first,)
+    bench.run()
+    for choice in range(3):
+        assert bench.answers[first.request, choice] == answer(first.request, choice)

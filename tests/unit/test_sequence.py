@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llm_service.engine.request import TileKey, VisualNeed
 from llm_service.engine.sequence import Sequence
-from tests.unit.engine_samples import CONTEXT, TILE, WIDTH, embeddings, request, tile_keys
+from tests.unit.scheduler_samples import CONTEXT, TILE, embeddings, request, send_tiles, tile_keys
 
 
 def test_text_is_ready_at_once() -> None:
@@ -50,32 +50,70 @@ def test_decodes_once_the_prompt_is_computed() -> None:
     sequence = Sequence(request((1, 2, 3)))
     sequence.advance(3)
     assert sequence.is_complete
-    sequence.generated.append(7)
+    sequence.advance(0, [7])
     assert sequence.is_decoding
     assert sequence.token_ids(1).tolist() == [7]
 
 
+def test_decodes_behind_the_tokens_delivered_before_a_resume() -> None:
+    sequence = Sequence(request((1, 2, 3), delivered=(7, 8)))
+    assert sequence.remaining == 5
+    assert sequence.token_ids(5).tolist() == [1, 2, 3, 7, 8]
+    sequence.advance(4)
+    assert sequence.is_decoding
+    sequence.advance(1, [9])
+    assert sequence.generated == [7, 8, 9]
+
+
 def test_restart_computes_prompt_and_answer_again() -> None:
     sequence = Sequence(request((1, 2, 3)))
-    sequence.advance(3)
-    sequence.generated += [7, 8]
-    sequence.restart("long")
+    sequence.advance(3, [7])
+    sequence.advance(1, [8])
+    sequence.blocks = [4]
+    sequence.restart()
     assert not sequence.is_decoding
+    assert sequence.blocks == []
     assert sequence.remaining == 5
     assert sequence.token_ids(5).tolist() == [1, 2, 3, 7, 8]
 
 
+def test_ids_of_any_slice() -> None:
+    sequence = Sequence(request((1, 2, 3)))
+    sequence.generated += [7, 8, 9]
+    whole = [1, 2, 3, 7, 8, 9]
+    for start in range(7):
+        for end in range(start, 7):
+            assert sequence.ids(start, end).tolist() == whole[start:end]
+
+
 def test_needs_name_each_item_once_in_order_of_use() -> None:
     b, a = tile_keys("b", 2), tile_keys("a", 3)
-    wanted = request((1, 2), [*b, *a, *b])
-    assert wanted.needs(0) == (VisualNeed("b", 0, 2), VisualNeed("a", 0, 3))
+    assert Sequence(request((1, 2), [*b, *a, *b])).needs() == (VisualNeed("b", 0, 2), VisualNeed("a", 0, 3))
 
 
-def test_needs_leave_out_what_is_cached() -> None:
-    wanted = request((1, 2), [*tile_keys("a", 2), *tile_keys("b", 2)])
-    assert wanted.needs(1 + TILE) == (VisualNeed("a", 1, 2), VisualNeed("b", 0, 2))
-    assert wanted.needs(1 + 2 * TILE + 1) == (VisualNeed("b", 0, 2),)
-    assert wanted.needs(1 + 4 * TILE) == ()
+def test_needs_begin_at_the_first_tile_that_is_not_here() -> None:
+    sequence = Sequence(request((1, 2), [*tile_keys("a", 3), *tile_keys("b", 2)]))
+    for tile in (TileKey("a", 0), TileKey("a", 2)):
+        sequence.receive(tile, embeddings(tile))
+    assert sequence.needs() == (VisualNeed("a", 1, 3), VisualNeed("b", 0, 2))
+    send_tiles(sequence)
+    assert sequence.needs() == ()
+
+
+def test_a_fork_shares_what_was_and_goes_its_own_way() -> None:
+    sequence = Sequence(request((1, 2), tile_keys("a", 1), n=2))
+    send_tiles(sequence)
+    sequence.blocks = [4, 5]
+    sequence.advance(3)
+    sibling = sequence.fork(1)
+    sequence.advance(5, [7])
+    sibling.advance(5, [8])
+    sibling.blocks.append(6)
+    assert (sequence.generated, sibling.generated) == ([7], [8])
+    assert (sequence.blocks, sibling.blocks) == ([4, 5], [4, 5, 6])
+    assert (sequence.choice, sibling.choice) == (0, 1)
+    assert sibling.missing is None
+    assert sequence.rank < sibling.rank
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +126,7 @@ def test_any_cut_into_chunks_gives_the_same_rows(items: list[str], cuts: list[in
     sequence.generated += [5, 6]
 
     ids: list[int] = []
-    rows = np.zeros((sequence.length, WIDTH), np.float32)
+    rows = np.zeros((sequence.length, 1))
     for cut in cuts:
         count = min(cut, sequence.remaining)
         if not count:
