@@ -121,7 +121,11 @@ class Engine:
 
     def check_queue(self) -> None:
         """See `Scheduler.check_queue`."""
-        self._scheduler.check_queue()
+        try:
+            self._scheduler.check_queue()
+        except ServingError:
+            metrics.REQUESTS.labels("refused").inc()
+            raise
 
     def _schedule(self) -> Step:
         now = self._clock()

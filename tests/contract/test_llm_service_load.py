@@ -18,6 +18,7 @@ from internvl.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tests.contract.llm_client import (
     IDLE,
     Stream,
+    counter,
     gauges,
     llm_service,
     opening,
@@ -27,6 +28,7 @@ from tests.contract.llm_client import (
 )
 from tests.unit.event_loop import bounded, until
 
+OUTCOMES = ("stop", "length", "failed", "refused", "cancelled")
 ENDLESS = {"max_tokens": 350, "min_tokens": 350}
 
 
@@ -81,6 +83,39 @@ async def test_cancelling_frees_everything(folder: Path, phase: str) -> None:
         stream.call.cancel()
         await until(lambda: gauges() == IDLE)
         assert (await service.answer(opening(user("Hello")))).token_ids
+
+
+@bounded
+async def test_cancelling_several_answers_frees_all_of_them(folder: Path) -> None:
+    async with llm_service(folder) as service:
+        stream = service.generate(opening(user("Hello"), n=4, temperature=2.0, **ENDLESS))
+        await stream.admitted()
+        await stream.delta()
+        await until(lambda: gauges()[1] == 4)
+        stream.call.cancel()
+        await until(lambda: gauges() == IDLE)
+        assert counter("kv_cache_usage_ratio") == 0
+
+
+@bounded
+async def test_every_request_ends_once_in_the_metrics(folder: Path) -> None:
+    def ended() -> dict[str, float]:
+        return {name: counter("requests_total", outcome=name) or 0 for name in OUTCOMES}
+
+    async with llm_service(folder, max_running=1, queue_limit=1, tile_timeout_s=0.3) as service:
+        before = ended()
+        await service.answer(opening(user("Hello")))
+        await service.error(opening(user(visual(), "Hello")))
+        stream = service.generate(opening(user("Hello"), **ENDLESS))
+        await stream.admitted()
+        waits = asyncio.create_task(service.answer(opening(user("Hello"), stop_token_ids=range(1200))))
+        await until(lambda: gauges()[0] == 1)
+        await service.error(opening(user("Hello")))
+        stream.call.cancel()
+        await waits
+        await until(lambda: gauges() == IDLE)
+        counted = {name: count - before[name] for name, count in ended().items()}
+    assert counted == {"length": 1, "failed": 1, "cancelled": 1, "stop": 1, "refused": 1}
 
 
 @bounded

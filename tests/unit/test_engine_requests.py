@@ -208,6 +208,25 @@ def assert_sound(request: Request) -> None:
         end = slot.end
 
 
+def test_a_bundle_over_its_bound_is_refused_with_the_numbers(
+    reader: RequestReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = llm_service_pb2.PromptPart(text="Hello")
+    turn = llm_service_pb2.PromptMessage(role=content_pb2.ROLE_USER, parts=[part])
+    opening = llm_service_pb2.GenerateOpen(messages=[turn], want_replay_bundle=True)
+    opening.sampling.MergeFrom(llm_service_pb2.SamplingParams(n=2, max_tokens=100))
+    asked = read(reader, opening)
+    assert isinstance(asked, Request)
+    monkeypatch.setattr("llm_service.requests.MAX_BUNDLE_TOKENS", asked.prompt_tokens + 199)
+    refused = read(reader, opening)
+    assert isinstance(refused, InvalidField)
+    assert refused.field == "open.want_replay_bundle"
+    assert refused.metadata == {
+        "tokens": str(asked.prompt_tokens + 200),
+        "limit": str(asked.prompt_tokens + 199),
+    }
+
+
 def test_the_largest_prompt_leaves_room_for_one_token(reader: RequestReader) -> None:
     outcomes = []
     while not outcomes or isinstance(outcomes[-1], Request):
