@@ -14,11 +14,12 @@ Ids: TypeAlias = NDArray[np.int64]
 Weights: TypeAlias = NDArray[np.float32]
 
 
+_NEGLIGIBLE = np.float32(-104)  # and less has an exponential of zero
 _ROWS = 32  # the vocabulary is folded into so many rows to look for its largest values
 
 
 def candidates(logits: Logits, highest: np.float32, params: SamplingParams) -> tuple[Ids, Weights]:
-    """The tokens that may be drawn, by rising id, and their weights (not normalised), all above zero.
+    """The tokens that may be drawn, by rising id, and their weights (not normalised).
 
     Temperature first, then top-k, top-p of what is left, min-p.
 
@@ -26,15 +27,16 @@ def candidates(logits: Logits, highest: np.float32, params: SamplingParams) -> t
         logits: float32 [vocabulary]; minus infinity where a token is forbidden.
         highest: the largest of them.
     """
-    weights = np.exp((logits - highest) / np.float32(params.temperature))
-    ids: Ids = np.flatnonzero(weights)
+    scaled = (logits - highest) / np.float32(params.temperature)
+    ids: Ids = np.flatnonzero(scaled > _NEGLIGIBLE)
+    weights: Weights = np.exp(scaled[ids])
     if 0 < params.top_k < len(ids):
-        ids = np.sort(ids[likeliest(weights[ids], params.top_k)])
+        ids, weights = _keep(np.sort(likeliest(weights, params.top_k)), ids, weights)
     if params.top_p < 1:
-        ids = _top_p(ids, weights, params.top_p)
+        ids, weights = _keep(_top_p(weights, params.top_p), ids, weights)
     if params.min_p > 0:
-        ids = ids[weights[ids] >= params.min_p]  # the likeliest token's weight is 1
-    return ids, weights[ids]
+        ids, weights = _keep(np.flatnonzero(weights >= params.min_p), ids, weights)  # the likeliest weighs 1
+    return ids, weights
 
 
 def likeliest(values: NDArray[np.float32], k: int) -> Ids:
@@ -52,6 +54,10 @@ def draw(ids: Ids, weights: Weights, number: float) -> int:
     return int(ids[min(index, len(ids) - 1)])
 
 
+def _keep(places: Ids, ids: Ids, weights: Weights) -> tuple[Ids, Weights]:
+    return ids[places], weights[places]
+
+
 def _bound(values: NDArray[np.float32], k: int) -> np.float32:
     """A value that at least k values reach, and few others.
 
@@ -63,13 +69,13 @@ def _bound(values: NDArray[np.float32], k: int) -> np.float32:
     return np.float32(np.partition(values, -k)[-k])
 
 
-def _top_p(ids: Ids, weights: Weights, p: float) -> Ids:
-    total = weights[ids].sum(dtype=np.float64)
+def _top_p(weights: Weights, p: float) -> Ids:
+    total = weights.sum(dtype=np.float64)
     # Tokens below (1 - p) / n of the total add up to less than 1 - p of it, so the others reach p without
     # them, and the long tail of the vocabulary need not be sorted.
-    ids = _by_falling_value(ids[weights[ids] >= (1 - p) / len(ids) * total], weights)
-    reached = np.cumsum(weights[ids], dtype=np.float64)
-    return np.sort(ids[reached - weights[ids] < p * total])
+    places = _by_falling_value(np.flatnonzero(weights >= (1 - p) / len(weights) * total), weights)
+    reached = np.cumsum(weights[places], dtype=np.float64)
+    return np.sort(places[reached - weights[places] < p * total])
 
 
 def _by_falling_value(ids: Ids, values: NDArray[np.float32]) -> Ids:
