@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from llm_service.engine.request import Grammar, Request, SamplingParams
 from llm_service.engine.sampler import TokenSampler
@@ -73,11 +74,16 @@ def draw(
         texts.append(stream.push(token))
     token_ids = list(delivered)
     while not stream.stopped and len(token_ids) < most:
-        row = np.random.default_rng([seed, len(token_ids)]).standard_normal(width(language))
-        token_ids.append(sampler.sample(row.astype(np.float32)[None])[0].token_id)
+        logits = row(language, seed, len(token_ids))
+        token_ids.append(sampler.sample(logits[None])[0].token_id)
         texts.append(stream.push(token_ids[-1]))
     complete = stream.stopped
     return Answer(tuple(token_ids), "".join([*texts, stream.flush()]), complete)
+
+
+def row(language: Language, seed: int, place: int) -> NDArray[np.float32]:
+    """The logits of one place in an answer."""
+    return np.random.default_rng([seed, place]).standard_normal(width(language)).astype(np.float32)
 
 
 def width(language: Language) -> int:

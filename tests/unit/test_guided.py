@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from internvl.errors import InvalidField
+from llm_service.engine.request import Request, SamplingParams
+from llm_service.engine.sampler import TokenSampler
 from llm_service.text.pieces import PieceKind
-from tests.unit.guided_samples import Language, draw, language, width
+from tests.unit.guided_samples import Language, draw, language, row, width
 
 LINE = {
     "type": "object",
@@ -176,6 +178,24 @@ def test_an_answer_resumes_at_every_token(nano: Language) -> None:
     whole = draw(nano, grammar, seed=3)
     for cut in range(len(whole.token_ids) + 1):
         assert draw(nano, grammar, seed=3, delivered=whole.token_ids[:cut]) == whole
+
+
+def test_drafts_change_no_token_under_a_grammar(nano: Language) -> None:
+    grammar = nano.compiler.json_schema(json.dumps(SCHEMAS["invoice"]), "form")
+    whole = draw(nano, grammar, seed=5).token_ids
+    asked = Request(
+        "r",
+        np.arange(3),
+        SamplingParams(temperature=2.0, seed=5, stop_ids=nano.stop_ids, max_tokens=400, grammar=grammar),
+    )
+    sampler = TokenSampler(asked, 0)
+    taken: list[int] = []
+    while len(taken) < len(whole):
+        right = whole[len(taken) :][: len(taken) % 5]
+        drafts = [*right, min(nano.stop_ids), 600]  # ends with what the grammar would not take
+        rows = np.stack([row(nano, 5, len(taken) + number) for number in range(len(drafts) + 1)])
+        taken += [sampled.token_id for sampled in sampler.sample(rows, drafts)]
+    assert tuple(taken[: len(whole)]) == whole
 
 
 @pytest.mark.parametrize("delivered", ["x", "yesx", "<|end|>", "ye<|end|>", "yes<|end|>x"])
