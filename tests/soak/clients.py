@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
 
+import grpc
 import numpy as np
 
 from internvl.rpc import open_channel
@@ -33,6 +34,7 @@ class Scene:
 Client: TypeAlias = Callable[[Scene, Random], Awaitable[Ending]]
 
 WORDS = ("shape", "circle", "How many", "red", "Where is it", "left of")
+SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]  # takes little on trust
 LONG = 40  # words; some hundred tokens
 
 
@@ -182,11 +184,11 @@ async def cancelled_while_opening(scene: Scene, chance: Random) -> Ending:
 
 async def cancelled_waiting_for_tiles(scene: Scene, chance: Random) -> Ending:
     asked = question(chance, visual("wide", columns=3))
-    asked.cache_salt = f"{chance.random()}"
+    asked.cache_salt = asked.request_id = f"waiting-{chance.getrandbits(64)}"
     conversation = Conversation(scene.stub, asked)
     if admitted := await conversation.admitted():
         await conversation.send_tiles(admitted, most=chance.randint(0, 2))
-    await turns(chance.randint(0, 20))
+        await until(lambda: scene.watch.is_stalled(asked.request_id) or asked.request_id in scene.watch.ended)
     return await conversation.cancel()
 
 
@@ -238,12 +240,13 @@ async def out_of_tiles(scene: Scene, chance: Random) -> Ending:
 
 async def not_reading(scene: Scene, chance: Random) -> Ending:
     """A long answer that nobody reads before the server has had enough."""
-    asked = question(chance, n=4, max_tokens=100, min_tokens=100, logprobs=20)
+    asked = question(chance, n=4, max_tokens=150, min_tokens=150, logprobs=20, temperature=2.0)
     asked.request_id = f"not-reading-{chance.getrandbits(64)}"
-    conversation = Conversation(scene.stub, asked)
-    await conversation.open()
-    await until(lambda: conversation.has_status or asked.request_id in scene.watch.ended)
-    return await conversation.rest()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{scene.service.port}", SMALL_WINDOW) as channel:
+        conversation = Conversation(llm_service_pb2_grpc.LlmServiceStub(channel), asked)
+        await conversation.open()
+        await until(lambda: conversation.has_status or asked.request_id in scene.watch.ended)
+        return await conversation.rest()
 
 
 async def hanging_up(scene: Scene, chance: Random) -> Ending:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -103,6 +105,14 @@ async def known_answers(scene: Scene) -> list[list[int]]:
     return answers
 
 
+async def fill_threads() -> None:
+    """Let the event loop's pool of threads grow as large as it ever can."""
+    count = 4
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count))
+    everybody = threading.Barrier(count)
+    await asyncio.gather(*(asyncio.to_thread(everybody.wait, LIMIT_S) for _ in range(count)))
+
+
 async def soak(folder: Path, monkeypatch: pytest.MonkeyPatch, requests: int) -> None:
     watch = EngineWatch()
     watch.install(monkeypatch)
@@ -110,7 +120,8 @@ async def soak(folder: Path, monkeypatch: pytest.MonkeyPatch, requests: int) -> 
         scene = Scene(service, watch)
         run = Soak(scene)
         answers = await known_answers(scene)
-        await run.send(MANY, MANY + FEW)  # caches fill, pools of threads grow
+        await run.send(MANY, MANY + FEW)  # caches fill
+        await fill_threads()
         before, sizes = Held.now(), []
         for start in range(0, requests, 1000):
             await run.send(start, min(start + 1000, requests))

@@ -74,6 +74,11 @@ class EngineWatch:
         held = (scheduler.waiting, scheduler.running, scheduler.blocks.used, scheduler.kv_tokens)
         return held == ((), (), 0, 0) and not self.engine._jobs
 
+    def is_stalled(self, request_id: str) -> bool:
+        """Whether a request waits for tiles."""
+        running = self.engine._scheduler.running
+        return any(one.request.request_id == request_id and one.is_stalled for one in running)
+
     def _note(self, request: Request, event: Event) -> None:
         if request.request_id in self.ended:
             self.faults.append(f"{event} after the end of {request.request_id}")
