@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle.incubate.nn.functional import fused_rms_norm
 
-from kernels import paged_attention as paged
 from kernels.attention import full_attention
+from kernels.invariant_attention import InvariantAttention
 from kernels.kv_pool import PagedPool
 from kernels.ops import Linear, Matrix, Norm, Tensor
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
+from kernels.paged_attention import PagedAttention, Plan
 from kernels.runtime import Device
 
 
@@ -31,8 +33,9 @@ class DenseMatrix:
 class PaddleOps:
     """See `kernels.ops.Ops`. On GPU in bfloat16 this has never been run."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, batch_invariant: bool = False) -> None:
         self._device = device
+        self._attention = InvariantAttention() if batch_invariant else PagedAttention()
 
     @property
     def device(self) -> Device:
@@ -63,9 +66,8 @@ class PaddleOps:
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.bias is not None:
             return F.layer_norm(x, x.shape[-1], norm.weight, norm.bias, norm.eps)
-        wide = _as_float32(x)
-        scale = paddle.rsqrt((wide * wide).mean(-1, keepdim=True) + norm.eps)
-        return (wide * scale).astype(x.dtype) * norm.weight
+        normed: Tensor = fused_rms_norm(x, norm.weight, None, norm.eps, begin_norm_axis=x.ndim - 1)[0]
+        return normed
 
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate=False)
@@ -76,16 +78,16 @@ class PaddleOps:
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return full_attention(q, k, v)
 
-    def open_pool(self, shape: KvShape) -> PagedPool:
+    def open_pool(self, shape: KvShape) -> KvPool:
         return PagedPool(shape, self._device)
 
-    def plan_attention(self, batch: PagedBatch, pool: KvPool) -> paged.Plan:
-        return paged.plan_attention(batch, _paged(pool))
+    def plan_attention(self, batch: PagedBatch, pool: KvPool) -> AttentionPlan:
+        return self._attention.plan(batch, _paged(pool))
 
     def paged_attention(self, qkv: Tensor, pool: KvPool, layer: int, plan: AttentionPlan) -> Tensor:
-        if not isinstance(plan, paged.Plan):
+        if not isinstance(plan, Plan):
             raise TypeError(f"attention planned by another implementation: {type(plan).__name__}")
-        return paged.paged_attention(qkv, _paged(pool), layer, plan)
+        return self._attention.run(qkv, _paged(pool), layer, plan)
 
 
 def _dense(matrix: Matrix) -> Tensor:

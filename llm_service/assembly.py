@@ -43,7 +43,7 @@ class EngineAssembly:
         """
         model, engine = self._model, self._config.engine
         device = open_device(self._config.model, model.config)
-        decoder = model.load_decoder(device)
+        decoder = model.load_decoder(device, engine.batch_invariant)
         self.kv_dtype = engine.kv_dtype_on(device)
         block_bytes = decoder.block_bytes(engine.kv_block_size, self.kv_dtype)
         self.limits = engine.limits(model.config, block_bytes, device_memory(device))

@@ -35,18 +35,21 @@ class LoadedModel:
     fingerprint: str
     _checkpoint: Checkpoint
 
-    def load_decoder(self, device: Device) -> ModelRunner:
+    def load_decoder(self, device: Device, batch_invariant: bool = False) -> ModelRunner:
         """Read the weights into a decoder; call it on the thread that will use it.
+
+        Args:
+            batch_invariant: see `ModelRunner.load`.
 
         Raises:
             CheckpointError: the weights changed meanwhile, or do not fit.
-            ConfigError: a configuration the decoder cannot run.
+            ConfigError: a configuration the decoder cannot run, or not so.
         """
         from llm_service.model.runner import ModelRunner
 
         with progress_bar("language weights") as progress:
             weights = self._checkpoint.tensors(Part.DECODER.value, progress)
-            return ModelRunner.load(weights, self.config, device)
+            return ModelRunner.load(weights, self.config, device, batch_invariant)
 
 
 def open_device(model: ModelChoice, config: InternVLConfig) -> Device:

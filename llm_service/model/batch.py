@@ -133,5 +133,6 @@ def page(chunks: Sequence[Chunk], tables: RotaryTables, cache: KvShape, heads: i
     positions = np.arange(starts[-1]) - np.repeat(starts[:-1] - pasts, lengths)
     slots = blocks[owners, positions // cache.block_size] * np.int64(cache.block_size)
     regimes = np.repeat([regime_number(chunk.regime) for chunk in chunks], lengths)
-    cos, sin = tables.lookup(positions, regimes)
+    padding = (0, rows - len(positions))
+    cos, sin = tables.lookup(np.pad(positions, padding), np.pad(regimes, padding))
     return PagedBatch(starts, pasts, blocks, slots + positions % cache.block_size, cos, sin, rows, heads)

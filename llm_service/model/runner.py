@@ -20,6 +20,7 @@ from kernels.weights import Weights, WeightStream, load_weights, specs_of
 from llm_service.model.batch import Chunk, check_chunks, page
 from llm_service.model.decoder import Context, Decoder
 from llm_service.model.rope import RotaryTables
+from llm_service.model.row_tiles import CHECK_BLOCK, TILES, check_blocks, cut, find_tile
 
 _TABLE = f"{Part.DECODER.value}model.embed_tokens.weight"
 _HEAD = f"{Part.DECODER.value}lm_head.weight"
@@ -39,22 +40,35 @@ class ModelRunner:
         self._decoder = Decoder(weights, config.llm, ops)
         self._rotary = RotaryTables(config.llm)
         self._pool: KvPool | None = None
+        self._tile: int | None = None  # rows of every pass; as many as there are, if None
 
     @classmethod
-    def load(cls, weights: WeightStream, config: InternVLConfig, device: Device = CPU) -> ModelRunner:
+    def load(
+        cls,
+        weights: WeightStream,
+        config: InternVLConfig,
+        device: Device = CPU,
+        batch_invariant: bool = False,
+    ) -> ModelRunner:
         """Build the decoder from the `language_model.` tensors of a checkpoint.
 
         Args:
             weights: those tensors, once each, in any order, Hugging Face names and orientation.
             device: from `kernels.runtime.open_device`.
+            batch_invariant: compute each token in the same steps whatever is computed with it, wherever its
+                prompt is cut and whichever blocks hold it, so that its logits are equal to the last bit.
+                Slower.
 
         Raises:
             CheckpointError: missing, surplus or mis-shaped tensors, all of them listed.
-            ConfigError: a decoder this runner does not implement.
+            ConfigError: a decoder this runner does not implement, or one that is not batch-invariant here.
         """
         _check_config(config.llm)
-        ops = open_ops(device)
-        return cls(load_weights(weights, specs_of(config, Part.DECODER), ops), config, ops)
+        ops = open_ops(device, batch_invariant)
+        runner = cls(load_weights(weights, specs_of(config, Part.DECODER), ops), config, ops)
+        if batch_invariant:
+            runner._find_tile()
+        return runner
 
     @property
     def config(self) -> InternVLConfig:
@@ -85,18 +99,36 @@ class ModelRunner:
         """
         llm, cache = self._config.llm, self._cache()
         check_chunks(chunks, llm.vocab_size, llm.hidden_size, cache.shape)
+        if self._tile is not None:
+            return self._forward_in_tiles(chunks, self._tile)
         # Side by side what attention computes together: as many rows, about as long.
         order = sorted(range(len(chunks)), key=lambda i: (chunks[i].length, chunks[i].end))
-        logits = self._forward([chunks[i] for i in order], cache)
+        logits = self._pass([chunks[i] for i in order], sum(chunk.length for chunk in chunks))
         return [logits[place] for place in np.argsort(order)]
 
     def forward_all(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
         """As `forward`, with the logits of every token: float32 [length, vocab] for each chunk."""
         return self.forward([replace(chunk, wanted=chunk.length) for chunk in chunks])
 
-    def _forward(self, chunks: Sequence[Chunk], cache: KvPool) -> list[NDArray[np.float32]]:
-        hidden = self._embed(chunks)
-        batch = page(chunks, self._rotary, cache.shape, self._config.llm.num_attention_heads, hidden.shape[0])
+    def _find_tile(self) -> None:
+        self.open_cache(check_blocks(), CHECK_BLOCK)
+        self._tile = TILES[0]  # any: what matters is that there is one
+        self._tile = find_tile(self._forward_in_tiles, self._config.llm.vocab_size)
+        self._pool = None
+
+    def _forward_in_tiles(self, chunks: Sequence[Chunk], rows: int) -> list[NDArray[np.float32]]:
+        logits: list[list[NDArray[np.float32]]] = [[] for _ in chunks]
+        for tile in cut(chunks, rows):
+            parts = self._pass([piece.chunk for piece in tile], rows)
+            for piece, part in zip(tile, parts, strict=True):
+                logits[piece.number].append(part)
+        return [np.concatenate(parts) for parts in logits]
+
+    def _pass(self, chunks: Sequence[Chunk], rows: int) -> list[NDArray[np.float32]]:
+        """Compute chunks in one pass of `rows` rows, padding included."""
+        cache, heads = self._cache(), self._config.llm.num_attention_heads
+        hidden = self._embed(chunks, rows)
+        batch = page(chunks, self._rotary, cache.shape, heads, rows)
         plan = self._ops.plan_attention(batch, cache)
         hidden = self._decoder.forward(hidden, Context(cache, plan))
         ends = batch.starts[1:]
@@ -108,13 +140,16 @@ class ModelRunner:
         """Logits of some rows, in order."""
         if not len(rows):
             return np.empty((0, self._config.llm.vocab_size), np.float32)
+        if self._tile is not None:  # as many rows as ever
+            return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))[rows]
         if len(rows) < hidden.shape[0]:
             hidden = paddle.gather(hidden, paddle.to_tensor(rows, place=self._ops.device.place))
         return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))
 
-    def _embed(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Token embeddings of all chunks, [tokens, hidden], visual tokens in their places."""
-        text = self._ops.embedding(np.concatenate([chunk.token_ids for chunk in chunks]), self._table)
+    def _embed(self, chunks: Sequence[Chunk], rows: int) -> Tensor:
+        """Token embeddings of all chunks, [rows, hidden], visual tokens in their places; id 0 for padding."""
+        ids = np.concatenate([chunk.token_ids for chunk in chunks])
+        text = self._ops.embedding(np.pad(ids, (0, rows - len(ids))), self._table)
         pieces: list[Tensor] = []
         start = done = 0
         for chunk in chunks:
