@@ -30,7 +30,7 @@ _SIDES = {"off": 0, "on": 8}
 
 _RECORDS = 4
 _LONGEST = 400
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from itertools import count
 from benchmarks.engine.meter import CacheMeter
 from benchmarks.engine.prompts import PromptWriter, Question
 from benchmarks.engine.rig import Rig, Stream
-from benchmarks.engine.rounds import alternate
+from benchmarks.engine.rounds import Rounds, alternate
 from benchmarks.engine.visuals import Visual
 from benchmarks.report import Row
 from llm_service.engine.request import Request
@@ -49,14 +49,14 @@ class Mix:
     def rows(self) -> Iterator[Row]:
         """Measure everything."""
         self._run(_MOST, _MIXED)  # first touch of memory and of every shape
-        yield from self._ratios(_MIXED, STREAMS)
-        yield from self._ratios(_FIRST, (_MOST,))
-        yield from self._ratios(_LATER, (_MOST,))
+        yield from self._ratios(_MIXED, STREAMS[:-1], rounds=1)
+        for turns in (_MIXED, _FIRST, _LATER):
+            yield from self._ratios(turns, (_MOST,), rounds=_ROUNDS)
         yield from self._cache_rows()
 
-    def _ratios(self, turns: str, streams: Sequence[int]) -> Iterator[Row]:
+    def _ratios(self, turns: str, streams: Sequence[int], rounds: int) -> Iterator[Row]:
         sides = {at_once: partial(self._run, at_once or 1, turns) for at_once in (_BASE, *streams)}
-        measured = alternate(f"throughput{turns}", _ROUNDS, sides)
+        measured = alternate(f"throughput{turns}", rounds, sides)
         for at_once in streams:
             name, speedup = f"throughput_ratio_{at_once}{turns}", 1 / measured.ratio(at_once, _BASE)
             if at_once == _MOST and turns == _MIXED:
@@ -64,9 +64,13 @@ class Mix:
                 yield Row(name, speedup, "x", goal, speedup / _GOAL_RATIO)
             else:
                 yield Row(name, speedup, "x", _AGAINST[turns])
-        for at_once, side in ((1, _BASE), (_MOST, _MOST)):
+            if at_once == _MOST:
+                yield from self._speeds(measured, turns)
+
+    def _speeds(self, measured: Rounds[int], turns: str) -> Iterator[Row]:
+        for side, at_once in ((_BASE, 1), (_MOST, _MOST)):
             speed = len(self._asked) * ANSWER / measured.median(side)
-            yield Row(f"tokens_per_s_{at_once}{turns}", speed, "tokens/s", f"the mix, {at_once} at a time")
+            yield Row(f"tokens_per_s_{at_once}{turns}", speed, "tokens/s", f"{at_once} at a time")
 
     def _run(self, at_once: int, turns: str) -> float:
         """Seconds to answer the whole mix."""
