@@ -10,8 +10,8 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full-width check format lint types imports protos protos-release check-protos \
-        check-client check-manifests check-licences nano eval-nano lock clean
+.PHONY: help demo test test-full-width test-equality soak check format lint types imports protos protos-release \
+        check-protos check-client check-manifests check-licences nano eval-nano lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,7 +37,13 @@ test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
 
 test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, below 6 GB of memory)
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	$(BIN)/python -m pytest -m slow tests/parity
+
+test-equality: .venv/test.stamp ## 200 mixes of requests: every answer as if alone (slow); JSON=FILE keeps fast mode's drift
+	OMP_NUM_THREADS=1 EQUALITY_JSON=$(JSON) $(BIN)/python -m pytest -s -m slow tests/equality
+
+soak: .venv/test.stamp ## 10,000 requests with every kind of trouble, and nothing left of them (slow)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/soak
 
 check: lint types imports check-protos check-client check-manifests check-licences ## everything but the tests
 
