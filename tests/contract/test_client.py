@@ -27,7 +27,8 @@ from internvl_client import (
     user,
 )
 from internvl_client.requests import MAX_INLINE_BYTES
-from tests.contract.gateway_tiers import Stack, bounded, gateway_stack, picture, until
+from tests.contract.fake_vision import picture
+from tests.contract.gateway_tiers import Stack, bounded, gateway_stack, until
 
 
 class Both:

@@ -23,7 +23,8 @@ from internvl.errors import ConfigError
 from internvl_client import Client, Image, Media
 from internvl_client.command import command
 from internvl_client.terminal import Screen, Talk, printable
-from tests.contract.gateway_tiers import Stack, gateway_stack, picture
+from tests.contract.fake_vision import picture
+from tests.contract.gateway_tiers import Stack, gateway_stack
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "clients" / "examples"
 

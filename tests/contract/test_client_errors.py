@@ -13,7 +13,8 @@ from internvl import errors as serving
 from internvl_client import AsyncClient, BadMedia, ContextTooLong, InternVLError, InvalidRequest, Overloaded
 from internvl_client import errors as client_errors
 from internvl_client.errors import ERROR_OF_STATUS
-from tests.contract.gateway_tiers import bounded, gateway_stack, picture
+from tests.contract.fake_vision import picture
+from tests.contract.gateway_tiers import bounded, gateway_stack
 
 CLASS_OF = {
     serving.InvalidField: client_errors.InvalidRequest,

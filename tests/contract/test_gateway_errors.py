@@ -15,7 +15,8 @@ from gateway.wire import RequestLimits
 from internvl.errors import BadMedia, ContextTooLong, InvalidField, Overloaded, Unavailable
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2, content_pb2
-from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, picture, until, user
+from tests.contract.fake_vision import picture
+from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, until, user
 
 USER, ASSISTANT, SYSTEM = content_pb2.ROLE_USER, content_pb2.ROLE_ASSISTANT, content_pb2.ROLE_SYSTEM
 QUICK = ServerConfig("127.0.0.1:0")

@@ -14,7 +14,8 @@ from gateway.media_store import MediaConfig
 from internvl.errors import Unavailable
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2, content_pb2
-from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, picture, until, user
+from tests.contract.fake_vision import picture
+from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, until, user
 
 QUICK = ServerConfig("127.0.0.1:0")
 

@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
-from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, picture, until, user
+from tests.contract.fake_vision import picture
+from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack, until, user
 
 
 async def events(stack: Stack, request: chat_service_pb2.ChatRequest, **options: Any) -> list[Any]:

@@ -1,0 +1,152 @@
+"""A language tier that follows the contract and repeats what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from internvl.errors import InvalidField, ServingError
+from internvl.v1 import (
+    llm_service_pb2,
+)
+from tests.contract.fake_vision import TOKENS_PER_TILE
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class FakeLlm:
+    """Waits for its tiles and repeats the last text of the prompt, word by word; more answers are louder.
+
+    Attributes:
+        opened: every `open` message.
+        received: every tile frame, as the bytes that arrived.
+        cached: visual ids held, with the number of tiles held of each; what is complete is not asked for.
+        active: Generate calls under way.
+        time_left_s: until the deadline of the last Generate, when it came.
+        reading: cleared, it takes no tiles.
+        gate: cleared, it holds words back.
+        refusal: raised instead of `admitted`.
+        failure: raised after the first word.
+    """
+
+    def __init__(self) -> None:
+        self.opened: list[llm_service_pb2.GenerateOpen] = []
+        self.received: list[bytes] = []
+        self.cached: dict[str, int] = {}
+        self.active = 0
+        self.time_left_s: float | None = None
+        self.idle = asyncio.Event()
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refusal: ServingError | None = None
+        self.failure: ServingError | None = None
+
+    async def generate(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        """`Generate` over undecoded requests."""
+        self.active += 1
+        self.time_left_s = context.time_remaining()
+        self.idle.clear()
+        try:
+            async for response in self._generate(requests):
+                yield response
+        finally:
+            self.active -= 1
+            if not self.active:
+                self.idle.set()
+
+    async def _generate(
+        self, requests: AsyncIterator[bytes]
+    ) -> AsyncIterator[llm_service_pb2.GenerateResponse]:
+        opening = llm_service_pb2.GenerateRequest.FromString(await anext(requests)).open
+        self.opened.append(opening)
+        if self.refusal is not None:
+            raise self.refusal
+        layouts = [
+            part.visual for message in opening.messages for part in message.parts if part.HasField("visual")
+        ]
+        needed = {
+            layout.visual_id: self.cached.get(layout.visual_id, 0)
+            for layout in layouts
+            if self.cached.get(layout.visual_id, 0) < layout.tiles
+        }
+        tokens = 10 + sum(layout.tiles * TOKENS_PER_TILE for layout in layouts)
+        yield llm_service_pb2.GenerateResponse(
+            admitted=llm_service_pb2.Admitted(
+                request_id=opening.request_id,
+                prompt_tokens=tokens,
+                cached_tokens=0 if needed else tokens - 10,
+                needed=[
+                    llm_service_pb2.VisualNeed(visual_id=name, first_tile=first)
+                    for name, first in needed.items()
+                ],
+            )
+        )
+        tiles = {layout.visual_id: layout.tiles for layout in layouts}
+        for name, first in needed.items():
+            for index in range(first, tiles[name]):
+                await self.reading.wait()
+                frame = await anext(requests, None)
+                if frame is None:
+                    return  # the gateway left; its requests end before this call is cancelled
+                self.received.append(frame)
+                tile = llm_service_pb2.GenerateRequest.FromString(frame).tile
+                if (tile.visual_id, tile.index) != (name, index):
+                    raise InvalidField("tile", "not the tile that was asked for")
+            self.cached[name] = tiles[name]
+        words = [part.text for part in opening.messages[-1].parts if part.HasField("text")][-1].split()
+        for number, word in enumerate(words):
+            await self.gate.wait()
+            if self.failure is not None and number:
+                raise self.failure
+            for delta in _deltas(word if not number else f" {word}", number, opening.sampling):
+                yield llm_service_pb2.GenerateResponse(delta=delta)
+        end = llm_service_pb2.ChoiceResult(
+            finish_reason=llm_service_pb2.FINISH_REASON_STOP, completion_tokens=len(words)
+        )
+        yield llm_service_pb2.GenerateResponse(
+            result=llm_service_pb2.GenerateResult(
+                finish_reason=end.finish_reason,
+                usage=llm_service_pb2.Usage(prompt_tokens=tokens, completion_tokens=len(words)),
+                timings=llm_service_pb2.Timings(prefill_ms=1.0),
+                choices=[end] * (opening.sampling.n or 1),
+                replay_bundle=b'{"version": 1}' if opening.want_replay_bundle else None,
+            )
+        )
+
+    async def count_tokens(
+        self, request: llm_service_pb2.CountTokensRequest, context: Context
+    ) -> llm_service_pb2.CountTokensResponse:
+        parts = [part for message in request.messages for part in message.parts]
+        visual = sum(part.visual.tiles * part.visual.tokens_per_tile for part in parts)
+        return llm_service_pb2.CountTokensResponse(
+            prompt_tokens=visual + 10, visual_tokens=visual, context_limit=200
+        )
+
+    async def model_info(
+        self, request: llm_service_pb2.ModelInfoRequest, context: Context
+    ) -> llm_service_pb2.ModelInfoResponse:
+        return llm_service_pb2.ModelInfoResponse(model_name="parrot", context_limit=200)
+
+
+def _deltas(
+    word: str, number: int, sampling: llm_service_pb2.SamplingParams
+) -> list[llm_service_pb2.TokenDelta]:
+    """The word in each of the answers: as it is in the first, louder in the others."""
+    other = llm_service_pb2.TokenLogprob(token_id=99, logprob=-2.0, token=b"other")
+    logprob = llm_service_pb2.TokenLogprob(
+        token_id=number, logprob=-0.5, token=word.encode(), top=[other][: sampling.logprobs]
+    )
+    return [
+        llm_service_pb2.TokenDelta(
+            text=word.upper() if choice else word,
+            token_ids=[number],
+            choice=choice,
+            logprobs=[logprob] if sampling.HasField("logprobs") else [],
+        )
+        for choice in range(sampling.n or 1)
+    ]
