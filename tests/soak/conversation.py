@@ -19,6 +19,9 @@ Messages = llm_service_pb2.GenerateRequest
 # What writing to a call that is over may raise.
 _OVER = (grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
+# What grpc's own client says, and no server, where a deadline passes just as it starts to wait for an answer.
+_LOCAL_RACE = "Internal error from Core"
+
 
 class Ending(NamedTuple):
     """How a call ended.
@@ -125,6 +128,8 @@ class Conversation:
     async def ending(self) -> Ending:
         """The one status of the call."""
         code = await self._call.code()
+        if code is grpc.StatusCode.INTERNAL and await self._call.details() == _LOCAL_RACE:
+            return Ending(grpc.StatusCode.DEADLINE_EXCEEDED, self._results)
         return Ending(code, self._results, self._error.reason if self._error else None)
 
     def _tiles_of(self, visual_id: str) -> int:

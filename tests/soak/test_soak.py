@@ -130,7 +130,7 @@ async def soak(folder: Path, monkeypatch: pytest.MonkeyPatch, requests: int) -> 
         await until(lambda: Held.now().is_within(before))
         assert await known_answers(scene) == answers
         await until(lambda: watch.is_idle)
-    print(*sorted(run.endings.items()), watch.endings, watch.cancelled, sep="\n")
+    print(*sorted(run.endings.items(), key=str), watch.endings, watch.cancelled, sep="\n")
     assert watch.faults == []
     assert watch.submitted == watch.ended
     assert sum(watch.endings.values()) == len(watch.submitted)
