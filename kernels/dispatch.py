@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from kernels.native.library import open_library
+from kernels.native.ops import NativeOps
 from kernels.ops import Ops
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import Device
 
 
 def open_ops(device: Device, batch_invariant: bool = False) -> Ops:
-    """The best implementation for the device; today plain Paddle operators on all of them.
+    """The best implementation for the device: native operators on CPU where they are built, else Paddle's.
 
     Args:
         batch_invariant: take only those whose rows can be computed alike whatever is computed beside them.
+
+    Raises:
+        ConfigError: INTERNVL_NATIVE holds an unknown word; see `kernels.native.library.open_library`.
     """
-    return PaddleOps(device, batch_invariant)
+    if batch_invariant:
+        return PaddleOps(device, batch_invariant=True)
+    library = open_library() if device.kind == "cpu" else None
+    return PaddleOps(device) if library is None else NativeOps(device, library)

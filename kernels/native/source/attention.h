@@ -1,0 +1,186 @@
+// Paged attention of some key heads of one sequence: rotate and store the new keys and values, then attend.
+//
+// A row's result never depends on what else is in the step. Its keys are taken in groups of 16 counted from the
+// start of the sequence, each group through `attend_group`, whichever rows the step has beside it; so a token
+// computed alone, in a chunk or in another batch comes out bit for bit the same.
+//
+// Decode reads each stored key and value once and is bound by memory. Prefill takes 16 queries to each group while
+// it is in the first-level cache, and is bound by the multiply-adds.
+// Included inside a level's namespace.
+
+constexpr float kLog2E = 1.44269504f;
+constexpr float kMinusInfinity = -__builtin_inff();
+
+// Queries that share one pass over the keys: with a group of keys and values they fill 32 KiB at 96 channels.
+constexpr int kTile = 16;
+
+inline int smaller(int64_t a, int64_t b) { return static_cast<int>(a < b ? a : b); }
+
+// Softmax over the groups seen so far, relative to the largest score among them.
+template <int kChunks>
+struct Running {
+  float largest;
+  Vec weight;
+  Vec mixed[kChunks];
+
+  // Not a constructor: GCC 12 compiles implicit ones without the target of the pragma.
+  void clear() {
+    largest = kMinusInfinity;
+    weight = zero();
+    for (int c = 0; c < kChunks; ++c) mixed[c] = zero();
+  }
+};
+
+// Channel pairs (i, i + size / 2) turn together.
+inline void rotate(const float* from, const float* cos, const float* sin, int size, float scale, float* to) {
+  const int half = size / 2;
+  for (int i = 0; i < half; ++i) {
+    to[i] = (from[i] * cos[i] - from[i + half] * sin[i]) * scale;
+    to[i + half] = (from[i + half] * cos[i] + from[i] * sin[i]) * scale;
+  }
+}
+
+inline void store_tokens(const PagedAttention& work, int sequence, int kv_head) {
+  const int size = work.size, half = size / 2;
+  for (int64_t row = work.starts[sequence]; row < work.starts[sequence + 1]; ++row) {
+    const int64_t token = work.pasts[sequence] + row - work.starts[sequence];
+    const float* heads = work.qkv + row * (work.heads + 2 * work.kv_heads) * size;
+    float key[kMaxHeadSize];
+    rotate(heads + (work.heads + kv_head) * size, work.cos + row * half, work.sin + row * half, size, 1, key);
+    const float* value = heads + (work.heads + work.kv_heads + kv_head) * size;
+    store_token(work, sequence, kv_head, token, key, value);
+  }
+}
+
+// Scores of 16 tokens, a channel at a time. Four partial sums keep the multiply-add units busy.
+INTERNVL_INLINE Vec scores(const float* query, const float* keys, int size) {
+  Vec s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
+  for (int i = 0; i < size; i += 4) {
+    s0 = add_product(s0, query[i], load(keys + i * kLanes));
+    s1 = add_product(s1, query[i + 1], load(keys + (i + 1) * kLanes));
+    s2 = add_product(s2, query[i + 2], load(keys + (i + 2) * kLanes));
+    s3 = add_product(s3, query[i + 3], load(keys + (i + 3) * kLanes));
+  }
+  return (s0 + s1) + (s2 + s3);
+}
+
+// One query against the first `count` tokens of a group. Lanes behind them may hold anything, NaN too.
+template <int kChunks>
+INTERNVL_INLINE void attend_group(const float* query, Group group, int size, int count, Running<kChunks>& running) {
+  const Vec score = first_lanes(count, scores(query, group.keys, size), kMinusInfinity);
+  const float largest = maximum(score);
+  if (largest > running.largest) {
+    const Vec shrink = exp2_nonpositive(broadcast(running.largest - largest));
+    running.weight = running.weight * shrink;
+    for (int c = 0; c < kChunks; ++c) running.mixed[c] = running.mixed[c] * shrink;
+    running.largest = largest;
+  }
+  const Vec weight = first_lanes(count, exp2_nonpositive(score - broadcast(running.largest)), 0);
+  running.weight = running.weight + weight;
+
+  alignas(64) float weights[kLanes];
+  store(weights, weight);
+  Vec mixed[kChunks];
+  for (int c = 0; c < kChunks; ++c) mixed[c] = zero();
+  for (int token = 0; token < count; ++token)
+    for (int c = 0; c < kChunks; ++c)
+      mixed[c] = add_product(mixed[c], weights[token], load(group.values + (token * kChunks + c) * kLanes));
+  for (int c = 0; c < kChunks; ++c) running.mixed[c] = running.mixed[c] + mixed[c];
+}
+
+// Up to 16 queries of one sequence. Of a prompt, all belong to one key head: rows in order, within a row the query
+// heads that share the key head. Where a sequence has few rows, the tile takes more key heads, because those of a
+// block lie side by side: memory gives twice as much in long runs as in the 12 KiB of a single head.
+template <int kChunks>
+class Tile {
+ public:
+  // `queries` of each of `heads` key heads, the first of them number `first`.
+  Tile(const PagedAttention& work, int sequence, int kv_head, int heads, int64_t first, int queries)
+      : work_(work), sequence_(sequence), kv_head_(kv_head), heads_(heads), first_(first), queries_(queries) {
+    const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(work.size));  // the softmax takes powers of 2
+    const int half = work.size / 2;
+    for (int i = 0; i < heads * queries; ++i) {
+      const int64_t row = row_of(i);
+      const float* query = work.qkv + (row * (work.heads + 2 * work.kv_heads) + head_of(i)) * work.size;
+      rotate(query, work.cos + row * half, work.sin + row * half, work.size, scale, rotated_[i]);
+      running_[i].clear();
+      ends_[i] = work.pasts[sequence] + row - work.starts[sequence] + 1;
+    }
+  }
+
+  // All tokens up to that of the last row, a group at a time, each row as far as it may see.
+  void attend() {
+    const int64_t end = ends_[queries_ - 1];
+    const int32_t* table = work_.tables + sequence_ * work_.table_width;
+    for (int64_t token = 0; token < end;) {
+      const int64_t block = token / work_.block_size;
+      const int offset = static_cast<int>(token % work_.block_size);
+      const int held = work_.block_size - offset < kLanes ? work_.block_size - offset : kLanes;
+      for (int head = 0; head < heads_; ++head) {
+        const Group group = group_at(work_, table[block], kv_head_ + head, offset / kLanes, unpacked_);
+        attend_queries(group, head, token, held);
+      }
+      token += held;
+    }
+  }
+
+  void write() const {
+    for (int i = 0; i < heads_ * queries_; ++i) {
+      float mixed[kChunks * kLanes];
+      const Vec share = broadcast(1 / sum(running_[i].weight));
+      for (int c = 0; c < kChunks; ++c) store(mixed + c * kLanes, running_[i].mixed[c] * share);
+      float* out = work_.out + (row_of(i) * work_.heads + head_of(i)) * work_.size;
+      __builtin_memcpy(out, mixed, work_.size * sizeof(float));
+    }
+  }
+
+ private:
+  void attend_queries(Group group, int head, int64_t token, int held) {
+    for (int i = head * queries_; i < (head + 1) * queries_; ++i) {
+      const int count = smaller(held, ends_[i] - token);
+      if (count > 0) attend_group<kChunks>(rotated_[i], group, work_.size, count, running_[i]);
+    }
+  }
+
+  int sharing() const { return work_.heads / work_.kv_heads; }
+  int64_t query_of(int i) const { return first_ + i % queries_; }
+  int64_t row_of(int i) const { return work_.starts[sequence_] + query_of(i) / sharing(); }
+  int head_of(int i) const {
+    return (kv_head_ + i / queries_) * sharing() + static_cast<int>(query_of(i) % sharing());
+  }
+
+  const PagedAttention& work_;
+  const int sequence_, kv_head_, heads_;
+  const int64_t first_;
+  const int queries_;
+  alignas(64) float unpacked_[2 * kLanes * kChunks * kLanes];
+  int64_t ends_[kTile];  // tokens that each query sees
+  float rotated_[kTile][kChunks * kLanes];
+  Running<kChunks> running_[kTile];
+};
+
+template <int kChunks>
+void attend_heads(const PagedAttention& work, int sequence, int kv_head, int heads) {
+  const int64_t rows = work.starts[sequence + 1] - work.starts[sequence];
+  const int64_t queries = rows * (work.heads / work.kv_heads);
+  const int at_once = smaller(heads, queries < kTile ? kTile / queries : 1);
+  for (int head = 0; head < heads; head += at_once)
+    for (int64_t first = 0; first < queries; first += kTile) {
+      Tile<kChunks> tile(work, sequence, kv_head + head, smaller(at_once, heads - head), first,
+                         smaller(kTile, queries - first));
+      tile.attend();
+      tile.write();
+    }
+}
+
+void paged_attention(const PagedAttention& work, int sequence, int kv_head, int heads) {
+  for (int head = kv_head; head < kv_head + heads; ++head) store_tokens(work, sequence, head);
+  switch (chunks_of(work.size)) {
+    case 1: return attend_heads<1>(work, sequence, kv_head, heads);
+    case 2: return attend_heads<2>(work, sequence, kv_head, heads);
+    case 4: return attend_heads<4>(work, sequence, kv_head, heads);
+    case 6: return attend_heads<6>(work, sequence, kv_head, heads);
+    case 8: return attend_heads<8>(work, sequence, kv_head, heads);
+    default: return attend_heads<16>(work, sequence, kv_head, heads);
+  }
+}

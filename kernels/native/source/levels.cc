@@ -1,0 +1,41 @@
+#include "levels.h"
+
+#include <cstring>
+
+namespace internvl {
+namespace {
+
+const Kernels*& chosen() {
+  static const Kernels* kernels = usable_levels().front();
+  return kernels;
+}
+
+}  // namespace
+
+std::vector<const Kernels*> usable_levels() {
+  std::vector<const Kernels*> levels;
+#ifdef __x86_64__
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_avx2 && has_avx512) levels.push_back(&avx512::kKernels);
+  if (has_avx2) levels.push_back(&avx2::kKernels);
+#endif
+  levels.push_back(&baseline::kKernels);
+  return levels;
+}
+
+const Kernels& kernels() { return *chosen(); }
+
+}  // namespace internvl
+
+const char* internvl_level() { return internvl::kernels().name; }
+
+bool internvl_use_level(const char* name) {
+  for (const internvl::Kernels* level : internvl::usable_levels())
+    if (std::strcmp(name, level->name) == 0) {
+      internvl::chosen() = level;
+      return true;
+    }
+  return false;
+}

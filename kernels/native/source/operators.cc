@@ -1,0 +1,72 @@
+// The Paddle operators: they take tensors apart, share the work among threads and call the kernels.
+//
+// Only the headers an operator needs: paddle/extension.h would bring Python's, which a machine may lack, and
+// triple the time to compile.
+#include <algorithm>
+#include <cstring>
+
+#include "levels.h"
+#include "paddle/phi/api/ext/op_meta_info.h"
+#include "paddle/phi/api/include/api.h"
+#include "parallel.h"
+
+namespace internvl {
+namespace {
+
+using paddle::Tensor;
+using Tensors = std::vector<Tensor>;
+
+// Tokens that all rows of the step see together.
+int64_t tokens_seen(const PagedAttention& work, int64_t sequences) {
+  int64_t seen = 0;
+  for (int64_t i = 0; i < sequences; ++i) {
+    const int64_t rows = work.starts[i + 1] - work.starts[i];
+    seen += rows * (work.pasts[i] + (rows + 1) / 2);
+  }
+  return seen;
+}
+
+// The pool is written in place and deliberately no output: an in-place output costs 3 us a call, and nothing
+// orders operators by it, since all run on one thread.
+Tensors paged_attention(const Tensor& qkv, const Tensor& pool, const Tensor& starts, const Tensor& pasts,
+                        const Tensor& tables, const Tensor& cos, const Tensor& sin, int64_t heads, int64_t kv_heads,
+                        int64_t size, int64_t block_size, int64_t stored) {
+  const int64_t rows = qkv.shape()[0], width = heads * size, sequences = pasts.shape()[0];
+  Tensor out = paddle::experimental::empty({rows, width});
+  PagedAttention work;
+  work.qkv = qkv.data<float>();
+  work.out = out.data<float>();
+  work.cos = cos.data<float>();
+  work.sin = sin.data<float>();
+  work.pool = reinterpret_cast<char*>(const_cast<uint8_t*>(pool.data<uint8_t>()));
+  work.starts = starts.data<int32_t>();
+  work.pasts = pasts.data<int32_t>();
+  work.tables = tables.data<int32_t>();
+  work.table_width = tables.shape()[1];
+  work.heads = static_cast<int>(heads);
+  work.kv_heads = static_cast<int>(kv_heads);
+  work.size = static_cast<int>(size);
+  work.block_size = static_cast<int>(block_size);
+  work.stored = static_cast<Stored>(stored);
+
+  const int threads = threads_for(2 * width * tokens_seen(work, sequences));
+  const int64_t at_once = (kv_heads + threads - 1) / threads, parts = (kv_heads + at_once - 1) / at_once;
+  const auto attend = kernels().paged_attention;
+  for_each_piece(sequences * parts, threads, [&](int64_t piece) {
+    const int64_t head = piece % parts * at_once;
+    attend(work, static_cast<int>(piece / parts), static_cast<int>(head),
+           static_cast<int>(std::min(at_once, kv_heads - head)));
+  });
+  const int64_t live = work.starts[sequences];  // what follows is padding
+  std::memset(work.out + live * width, 0, (rows - live) * width * sizeof(float));
+  return {out};
+}
+
+}  // namespace
+}  // namespace internvl
+
+PD_BUILD_OP(internvl_paged_attention)
+    .Inputs({"Qkv", "Pool", "Starts", "Pasts", "Tables", "Cos", "Sin"})
+    .Outputs({"Out"})
+    .Attrs({"heads: int64_t", "kv_heads: int64_t", "size: int64_t", "block_size: int64_t", "stored: int64_t"})
+    .SetKernelFn(PD_KERNEL(internvl::paged_attention));

@@ -1,0 +1,124 @@
+// Sixteen floats at a time, written once for every instruction set.
+//
+// A Vec is as many registers as the target needs for it: one zmm, two ymm or four xmm. The lanes, and so the order
+// of every sum, are the same at each level; only the rounding of a multiply-add differs where the target has no
+// fused one. (GCC would split a 64-byte vector type by itself, but through memory: ten times slower.)
+//
+// Included inside a level's namespace, behind its target pragma, with kWidth defined: floats in a register. It uses
+// no templates of the standard library: an instance compiled here for AVX-512 could be the one the linker keeps for
+// everybody.
+
+// Vecs of several registers are structs: only inlining keeps them out of memory.
+#define INTERNVL_INLINE inline __attribute__((always_inline))
+
+constexpr int kLanes = 16;
+constexpr int kParts = kLanes / kWidth;
+
+typedef float FloatPart __attribute__((vector_size(kWidth * 4)));
+typedef int32_t IntPart __attribute__((vector_size(kWidth * 4)));
+typedef float Quarter __attribute__((vector_size(16)));
+typedef int32_t QuarterMask __attribute__((vector_size(16)));
+
+struct Vec {
+  FloatPart part[kParts];
+};
+struct IntVec {
+  IntPart part[kParts];
+};
+
+// The vector whose register p is `expression`.
+#define INTERNVL_EACH_PART(Type, expression)          \
+  Type out;                                           \
+  for (int p = 0; p < kParts; ++p) out.part[p] = expression; \
+  return out
+
+INTERNVL_INLINE Vec broadcast(float value) { INTERNVL_EACH_PART(Vec, FloatPart{} + value); }
+INTERNVL_INLINE Vec zero() { return broadcast(0); }
+
+INTERNVL_INLINE Vec operator+(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] + b.part[p]); }
+INTERNVL_INLINE Vec operator-(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] - b.part[p]); }
+INTERNVL_INLINE Vec operator*(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] * b.part[p]); }
+INTERNVL_INLINE Vec operator*(Vec a, float b) { INTERNVL_EACH_PART(Vec, a.part[p] * b); }
+
+// sum + a * b, in one rounding where the target can.
+INTERNVL_INLINE Vec add_product(Vec sum, Vec a, Vec b) { INTERNVL_EACH_PART(Vec, sum.part[p] + a.part[p] * b.part[p]); }
+INTERNVL_INLINE Vec add_product(Vec sum, float a, Vec b) { INTERNVL_EACH_PART(Vec, sum.part[p] + a * b.part[p]); }
+
+INTERNVL_INLINE Vec load(const float* from) {
+  Vec out;
+  for (int p = 0; p < kParts; ++p) __builtin_memcpy(&out.part[p], from + p * kWidth, sizeof(FloatPart));
+  return out;
+}
+
+INTERNVL_INLINE void store(float* to, Vec value) {
+  for (int p = 0; p < kParts; ++p) __builtin_memcpy(to + p * kWidth, &value.part[p], sizeof(FloatPart));
+}
+
+INTERNVL_INLINE IntVec load_words(const void* from) {
+  IntVec out;
+  const int32_t* words = static_cast<const int32_t*>(from);
+  for (int p = 0; p < kParts; ++p) __builtin_memcpy(&out.part[p], words + p * kWidth, sizeof(IntPart));
+  return out;
+}
+
+INTERNVL_INLINE IntVec operator<<(IntVec a, int bits) { INTERNVL_EACH_PART(IntVec, a.part[p] << bits); }
+INTERNVL_INLINE IntVec operator>>(IntVec a, int bits) { INTERNVL_EACH_PART(IntVec, a.part[p] >> bits); }
+INTERNVL_INLINE IntVec operator&(IntVec a, int mask) { INTERNVL_EACH_PART(IntVec, a.part[p] & mask); }
+INTERNVL_INLINE IntVec operator+(IntVec a, IntVec b) { INTERNVL_EACH_PART(IntVec, a.part[p] + b.part[p]); }
+
+INTERNVL_INLINE Vec to_float(IntVec a) { INTERNVL_EACH_PART(Vec, __builtin_convertvector(a.part[p], FloatPart)); }
+INTERNVL_INLINE IntVec towards_zero(Vec a) { INTERNVL_EACH_PART(IntVec, __builtin_convertvector(a.part[p], IntPart)); }
+INTERNVL_INLINE Vec as_float(IntVec a) { INTERNVL_EACH_PART(Vec, reinterpret_cast<FloatPart>(a.part[p])); }
+INTERNVL_INLINE IntVec as_words(Vec a) { INTERNVL_EACH_PART(IntVec, reinterpret_cast<IntPart>(a.part[p])); }
+
+INTERNVL_INLINE Vec larger(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] > b.part[p] ? a.part[p] : b.part[p]); }
+
+// `value` in the first `count` lanes, `otherwise` in the others, whatever `value` holds there.
+INTERNVL_INLINE Vec first_lanes(int count, Vec value, float otherwise) {
+  const int32_t numbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const IntVec lane = load_words(numbers);
+  INTERNVL_EACH_PART(Vec, lane.part[p] < count ? value.part[p] : FloatPart{} + otherwise);
+}
+
+struct Quarters {
+  Quarter of[4];
+};
+
+INTERNVL_INLINE Quarters quarters(Vec value) {
+  Quarters out;
+  __builtin_memcpy(out.of, &value, sizeof(value));
+  return out;
+}
+
+INTERNVL_INLINE float sum(Vec value) {
+  const Quarters q = quarters(value);
+  const Quarter folded = (q.of[0] + q.of[1]) + (q.of[2] + q.of[3]);
+  return (folded[0] + folded[1]) + (folded[2] + folded[3]);
+}
+
+INTERNVL_INLINE Quarter larger(Quarter a, Quarter b) { return a > b ? a : b; }
+
+INTERNVL_INLINE float maximum(Vec value) {
+  const Quarters q = quarters(value);
+  Quarter folded = larger(larger(q.of[0], q.of[1]), larger(q.of[2], q.of[3]));
+  folded = larger(folded, __builtin_shuffle(folded, QuarterMask{2, 3, 0, 1}));
+  folded = larger(folded, __builtin_shuffle(folded, QuarterMask{1, 0, 3, 2}));
+  return folded[0];
+}
+
+// 2^x for x <= 0, relative error 2e-7; what lies below 2^-126 stays there, which is nothing beside a maximum of 1.
+// x is split into its nearest integer n and a rest in [-1/2, 1/2], whose power is the Taylor series of e^(x ln 2).
+INTERNVL_INLINE Vec exp2_nonpositive(Vec x) {
+  x = larger(x, broadcast(-126.0f));
+  const IntVec n = towards_zero(x - broadcast(0.5f));
+  const Vec rest = x - to_float(n);
+  Vec power = broadcast(1.5252734e-5f);                            // ln2^7 / 7!
+  power = add_product(broadcast(1.5403530e-4f), power, rest);  // ln2^6 / 6!
+  power = add_product(broadcast(1.3333558e-3f), power, rest);  // ln2^5 / 5!
+  power = add_product(broadcast(9.6181291e-3f), power, rest);  // ln2^4 / 4!
+  power = add_product(broadcast(5.5504109e-2f), power, rest);  // ln2^3 / 3!
+  power = add_product(broadcast(2.4022651e-1f), power, rest);  // ln2^2 / 2!
+  power = add_product(broadcast(6.9314718e-1f), power, rest);  // ln2
+  power = add_product(broadcast(1.0f), power, rest);
+  return as_float(as_words(power) + (n << 23));
+}
