@@ -16,12 +16,13 @@ from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request, SamplingParams, TileKey, VisualSlot
 from llm_service.engine.sampler import TokenSampler
 from llm_service.loading import LoadedModel, open_device, open_model
-from llm_service.model.batch import Chunk, VisualSpan
-from llm_service.model.rope import RopeRegime, regime_for
+from llm_service.model.batch import VisualSpan
+from llm_service.model.rope import regime_for
 from llm_service.model.runner import ModelRunner
 from llm_service.runner import BatchRunner
 from tests.unit.engine_samples import SpelledAnswer
 from tests.unit.llm_samples import HIDDEN, ROPE_LIMIT, TOKENS_PER_TILE, write_tiny_model
+from tests.unit.paged_samples import Pages
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def request(length: int, items: str = "", seed: int = 0, **sampling: Any) -> Req
     return Request("r", ids, params, tuple(slots))
 
 
-def run(model: ModelRunner, requests: list[Request], **limits: int) -> list[list[int]]:
-    """All requests at once through an engine."""
+def run(model: ModelRunner, requests: list[Request], **limits: Any) -> list[list[int]]:
+    """All requests at once through an engine with a fresh cache."""
     tokens: dict[Request, list[int]] = {asked: [] for asked in requests}
 
     def publish(asked: Request, event: Event) -> None:
@@ -57,9 +58,11 @@ def run(model: ModelRunner, requests: list[Request], **limits: int) -> list[list
         if isinstance(event, Delta):
             tokens[asked] += event.token_ids
 
+    small = {"context_limit": 400, "kv_blocks": 250, "max_running": 8, "step_token_budget": 64}
+    bounds = EngineLimits(**small | limits)
+    model.open_cache(bounds.kv_blocks, bounds.kv_block_size)
     regime_of = partial(regime_for, config=model.config)
-    small = {"context_limit": 400, "kv_budget_tokens": 4000, "step_token_budget": 64}
-    engine = Engine(BatchRunner(model, regime_of), EngineLimits(**small | limits), SpelledAnswer, publish)
+    engine = Engine(BatchRunner(model), bounds, regime_of, SpelledAnswer, publish)
     for asked in requests:
         engine.submit(asked)
     for asked in requests:
@@ -70,37 +73,34 @@ def run(model: ModelRunner, requests: list[Request], **limits: int) -> list[list
     return list(tokens.values())
 
 
-def whole(model: ModelRunner, asked: Request, answer: list[int], regime: RopeRegime) -> Chunk:
-    """Prompt and answer as one chunk for an empty cache."""
+def ids_and_spans(asked: Request, answer: list[int]) -> tuple[np.ndarray[Any, Any], list[VisualSpan]]:
     ids = np.concatenate([asked.prompt_ids, np.array(answer, np.int64)])
-    spans = tuple(VisualSpan(slot.offset, tile(*slot.tile)) for slot in asked.slots)
-    return Chunk(ids, spans, model.new_cache(len(ids)), regime)
+    return ids, [VisualSpan(slot.offset, tile(*slot.tile)) for slot in asked.slots]
 
 
 def recomputed(model: ModelRunner, config: InternVLConfig, asked: Request) -> list[int]:
     """Every token from an empty cache: no chunks, no batch, no reuse."""
     answer: list[int] = []
-    sampler = TokenSampler(asked, choice=0)
+    sampler = TokenSampler(asked, 0)
     while len(answer) < asked.sampling.max_tokens:
-        regime = regime_for(asked.prompt_tokens + len(answer), config)
-        (logits,) = model.forward([whole(model, asked, answer, regime)])
-        answer.append(sampler.sample(logits[None])[0].token_id)
+        ids, spans = ids_and_spans(asked, answer)
+        sequence = Pages(model).sequence(len(ids), regime_for(len(ids), config))
+        answer.append(sampler.sample(sequence.last(ids, *spans))[0].token_id)
     return answer
 
 
 def cached(model: ModelRunner, asked: Request) -> list[int]:
     """Prefill once, then one token at a time."""
     answer: list[int] = []
-    sampler = TokenSampler(asked, choice=0)
-    regime = RopeRegime.SHORT
-    prefill = whole(model, asked, [], regime)
-    cache = model.new_cache(asked.kv_tokens)
-    (logits,) = model.forward([Chunk(prefill.token_ids, prefill.visual, cache, regime)])
+    sampler = TokenSampler(asked, 0)
+    sequence = Pages(model).sequence(asked.kv_tokens)
+    ids, spans = ids_and_spans(asked, [])
+    logits = sequence.last(ids, *spans)
     while True:
-        answer.append(sampler.sample(logits[None])[0].token_id)
+        answer.append(sampler.sample(logits)[0].token_id)
         if len(answer) == asked.sampling.max_tokens:
             return answer
-        (logits,) = model.forward([Chunk(np.array(answer[-1:], np.int64), (), cache, regime)])
+        logits = sequence.last(np.array(answer[-1:], np.int64))
 
 
 SAMPLED = {"temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.1}
@@ -129,6 +129,7 @@ def test_company_changes_no_answer(
     alone = [run(decoder, [one])[0] for one in asked]
     assert run(decoder, asked, max_running=6) == alone
     assert run(decoder, asked, max_running=3, step_token_budget=11) == alone
+    assert run(decoder, asked, kv_blocks=12, draft_tokens=4) == alone  # guesses, and too little room
 
 
 @pytest.mark.parametrize("prompt", [ROPE_LIMIT - 3, ROPE_LIMIT - 1, ROPE_LIMIT, ROPE_LIMIT + 1])
