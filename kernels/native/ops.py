@@ -8,7 +8,7 @@ import paddle
 
 from kernels.native.library import Library
 from kernels.native.pool import NativePool, serves
-from kernels.ops import Tensor
+from kernels.ops import Norm, Tensor
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device
@@ -28,6 +28,14 @@ class NativeOps(PaddleOps):
     def __init__(self, device: Device, library: Library) -> None:
         super().__init__(device)
         self._library = library
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        if norm.bias is not None:
+            return super().norm(x, norm)
+        return self._library.call("internvl_rms_norm", x, norm.weight, norm.eps)
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        return self._library.call("internvl_swiglu", gate_up)
 
     def open_pool(self, shape: KvShape) -> KvPool:
         return NativePool(shape) if serves(shape) else super().open_pool(shape)

@@ -11,6 +11,7 @@ import pytest
 from kernels.native.build import BuildError, build
 from kernels.native.library import Library
 from kernels.native.ops import NativeOps
+from kernels.ops import Norm
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import KvDtype, KvPool, KvShape, PagedBatch
 from kernels.runtime import CPU
@@ -193,3 +194,26 @@ def test_a_head_size_without_code_falls_back(native: NativeOps) -> None:
     rows = Rows([9], 2, 1, 12)
     ours = attend(native, pools(native, rows, 4, KvDtype.FLOAT32, blocks=3), rows, [(0, 0, 9)], [[2, 0, 1]])
     np.testing.assert_allclose(ours[0], formula(rows, 0), atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 48, 192, 515])
+def test_norm_and_gate_equal_plain_operators(native: NativeOps, size: int) -> None:
+    random = np.random.default_rng(size)
+    plain = PaddleOps(CPU)
+    x = native.tensor(random.standard_normal((5, size), np.float32) * 3)
+    norm = Norm(native.tensor(random.standard_normal(size, np.float32)), None, 1e-5)
+    ours, theirs = (native.to_numpy(ops.norm(x, norm)) for ops in (native, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    extremes = np.array([0.0, -0.0, 30, -30, 90, -90, 3e4, -3e4], np.float32)
+    gates = np.concatenate(
+        [random.standard_normal((5, 2 * size), np.float32), np.resize(extremes, (3, 2 * size))]
+    )
+    ours, theirs = (native.to_numpy(ops.swiglu(native.tensor(gates))) for ops in (native, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(native.to_numpy(native.swiglu(native.tensor(gates[3:4]))), ours[3:4])
+
+
+def test_layer_norm_stays_with_plain_operators(native: NativeOps) -> None:
+    x = native.tensor(np.random.default_rng(0).standard_normal((3, 32), np.float32))
+    norm = Norm(native.tensor(np.ones(32)), native.tensor(np.ones(32)), 1e-5)
+    np.testing.assert_array_equal(native.to_numpy(native.norm(x, norm)), PaddleOps(CPU).norm(x, norm).numpy())

@@ -8,7 +8,6 @@
 // it is in the first-level cache, and is bound by the multiply-adds.
 // Included inside a level's namespace.
 
-constexpr float kLog2E = 1.44269504f;
 constexpr float kMinusInfinity = -__builtin_inff();
 
 // Queries that share one pass over the keys: with a group of keys and values they fill 32 KiB at 96 channels.

@@ -37,6 +37,10 @@ struct Kernels {
 
   // Everything of one layer that belongs to `heads` key heads of one sequence; such pieces share no output.
   void (*paged_attention)(const PagedAttention& work, int sequence, int kv_head, int heads);
+
+  // One row of `size` numbers; of the gate's, twice as many come in.
+  void (*rms_norm)(const float* from, const float* weight, float eps, int64_t size, float* to);
+  void (*swiglu)(const float* gate_up, int64_t size, float* to);
 };
 
 }  // namespace internvl

@@ -16,6 +16,9 @@ namespace {
 using paddle::Tensor;
 using Tensors = std::vector<Tensor>;
 
+// Multiply-adds that a power of two costs, about.
+constexpr int64_t kWorkOfPower = 16;
+
 // Tokens that all rows of the step see together.
 int64_t tokens_seen(const PagedAttention& work, int64_t sequences) {
   int64_t seen = 0;
@@ -62,8 +65,39 @@ Tensors paged_attention(const Tensor& qkv, const Tensor& pool, const Tensor& sta
   return {out};
 }
 
+Tensors rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  const int64_t size = weight.numel(), rows = x.numel() / size;
+  Tensor out = paddle::experimental::empty(x.shape());
+  const float *from = x.data<float>(), *weights = weight.data<float>();
+  float* to = out.data<float>();
+  for_each_piece(rows, threads_for(rows * size), [&](int64_t row) {
+    kernels().rms_norm(from + row * size, weights, static_cast<float>(eps), size, to + row * size);
+  });
+  return {out};
+}
+
+Tensors swiglu(const Tensor& gate_up) {
+  std::vector<int64_t> shape = gate_up.shape();
+  const int64_t size = shape.back() /= 2, rows = gate_up.numel() / (2 * size);
+  Tensor out = paddle::experimental::empty(shape);
+  const float* from = gate_up.data<float>();
+  float* to = out.data<float>();
+  for_each_piece(rows, threads_for(rows * size * kWorkOfPower), [&](int64_t row) {
+    kernels().swiglu(from + row * 2 * size, size, to + row * size);
+  });
+  return {out};
+}
+
 }  // namespace
 }  // namespace internvl
+
+PD_BUILD_OP(internvl_rms_norm)
+    .Inputs({"X", "Weight"})
+    .Outputs({"Out"})
+    .Attrs({"eps: double"})
+    .SetKernelFn(PD_KERNEL(internvl::rms_norm));
+
+PD_BUILD_OP(internvl_swiglu).Inputs({"GateUp"}).Outputs({"Out"}).SetKernelFn(PD_KERNEL(internvl::swiglu));
 
 PD_BUILD_OP(internvl_paged_attention)
     .Inputs({"Qkv", "Pool", "Starts", "Pasts", "Tables", "Cos", "Sin"})

@@ -11,6 +11,7 @@
 // Vecs of several registers are structs: only inlining keeps them out of memory.
 #define INTERNVL_INLINE inline __attribute__((always_inline))
 
+constexpr float kLog2E = 1.44269504f;
 constexpr int kLanes = 16;
 constexpr int kParts = kLanes / kWidth;
 
@@ -38,6 +39,7 @@ INTERNVL_INLINE Vec zero() { return broadcast(0); }
 INTERNVL_INLINE Vec operator+(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] + b.part[p]); }
 INTERNVL_INLINE Vec operator-(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] - b.part[p]); }
 INTERNVL_INLINE Vec operator*(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] * b.part[p]); }
+INTERNVL_INLINE Vec operator/(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] / b.part[p]); }
 INTERNVL_INLINE Vec operator*(Vec a, float b) { INTERNVL_EACH_PART(Vec, a.part[p] * b); }
 
 // sum + a * b, in one rounding where the target can.
@@ -72,6 +74,11 @@ INTERNVL_INLINE Vec as_float(IntVec a) { INTERNVL_EACH_PART(Vec, reinterpret_cas
 INTERNVL_INLINE IntVec as_words(Vec a) { INTERNVL_EACH_PART(IntVec, reinterpret_cast<IntPart>(a.part[p])); }
 
 INTERNVL_INLINE Vec larger(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] > b.part[p] ? a.part[p] : b.part[p]); }
+
+// `yes` where `sign` is above zero, else `no`.
+INTERNVL_INLINE Vec where_positive(Vec sign, Vec yes, Vec no) {
+  INTERNVL_EACH_PART(Vec, sign.part[p] > 0 ? yes.part[p] : no.part[p]);
+}
 
 // `value` in the first `count` lanes, `otherwise` in the others, whatever `value` holds there.
 INTERNVL_INLINE Vec first_lanes(int count, Vec value, float otherwise) {
