@@ -44,7 +44,8 @@ class NativeOps(PaddleOps):
         if not isinstance(pool, NativePool):
             return super().plan_attention(batch, pool)
         arrays = (batch.starts, batch.pasts, batch.tables, batch.cos, batch.sin)
-        return NativePlan(tuple(paddle.from_dlpack(array) for array in arrays), batch.heads)
+        # From the capsule: given the array itself, the conversion takes 18 us in place of 7.
+        return NativePlan(tuple(paddle.from_dlpack(array.__dlpack__()) for array in arrays), batch.heads)
 
     def paged_attention(self, qkv: Tensor, pool: KvPool, layer: int, plan: AttentionPlan) -> Tensor:
         if not isinstance(pool, NativePool):
