@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from internvl.errors import ConfigError, InvalidField
 from llm_service.text.tokenizer import Tokenizer
@@ -50,8 +50,7 @@ def _generation_eos(folder: Path) -> list[int]:
     return ids
 
 
-@dataclass(frozen=True, slots=True)
-class StopPush:
+class StopPush(NamedTuple):
     """What one piece of text led to.
 
     Attributes:
@@ -80,11 +79,12 @@ class StopChecker:
             if not stop:
                 raise InvalidField(f"sampling.stop[{index}]", "must not be empty")
         self._scanners = [_Scanner(stop) for stop in sorted(set(stops), key=len, reverse=True)]
+        self._first_chars = frozenset(stop[0] for stop in stops)
         self._held = ""
 
     def push(self, text: str, *, may_stop: bool = True) -> StopPush:
         """Take more text. With `may_stop` off, stop texts that are complete within it are let through."""
-        if not self._scanners:
+        if not self._held and self._first_chars.isdisjoint(text):  # nearly always: no stop text begins here
             return StopPush(text)
         start = len(self._held)
         self._held += text
