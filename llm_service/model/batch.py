@@ -75,12 +75,13 @@ def check_chunks(chunks: Sequence[Chunk], vocab_size: int, hidden_size: int, cac
             raise InternalError(
                 f"chunk: token ids must be int64 [n >= 1], found {ids.dtype} {list(ids.shape)}"
             )
-        if ids.min() < 0 or ids.max() >= vocab_size:
-            raise InternalError(f"chunk: a token id is outside the vocabulary of {vocab_size}")
         if not 0 <= chunk.wanted <= chunk.length:
             raise InternalError(f"chunk: {chunk.wanted} logits wanted of {chunk.length} tokens")
         _check_spans(chunk, hidden_size)
         _check_blocks(chunk, cache)
+    ids = np.concatenate([chunk.token_ids for chunk in chunks])
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise InternalError(f"chunk: a token id is outside the vocabulary of {vocab_size}")
     _check_owners(chunks, cache.block_size)
 
 
@@ -133,6 +134,10 @@ def page(chunks: Sequence[Chunk], tables: RotaryTables, cache: KvShape, heads: i
     positions = np.arange(starts[-1]) - np.repeat(starts[:-1] - pasts, lengths)
     slots = blocks[owners, positions // cache.block_size] * np.int64(cache.block_size)
     regimes = np.repeat([regime_number(chunk.regime) for chunk in chunks], lengths)
-    padding = (0, rows - len(positions))
-    cos, sin = tables.lookup(np.pad(positions, padding), np.pad(regimes, padding))
+    cos, sin = tables.lookup(padded(positions, rows), padded(regimes, rows))
     return PagedBatch(starts, pasts, blocks, slots + positions % cache.block_size, cos, sin, rows, heads)
+
+
+def padded(array: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """[n] -> [rows], with zeros behind; the array itself if it is as long already."""
+    return np.pad(array, (0, rows - len(array))) if rows > len(array) else array

@@ -17,7 +17,7 @@ from kernels.ops import Linear, Ops, Tensor
 from kernels.paged import KvDtype, KvPool, KvShape
 from kernels.runtime import CPU, Device
 from kernels.weights import Weights, WeightStream, load_weights, specs_of
-from llm_service.model.batch import Chunk, check_chunks, page
+from llm_service.model.batch import Chunk, check_chunks, padded, page
 from llm_service.model.decoder import Context, Decoder
 from llm_service.model.rope import RotaryTables
 from llm_service.model.row_tiles import CHECK_BLOCK, TILES, check_blocks, cut, find_tile
@@ -149,7 +149,7 @@ class ModelRunner:
     def _embed(self, chunks: Sequence[Chunk], rows: int) -> Tensor:
         """Token embeddings of all chunks, [rows, hidden], visual tokens in their places; id 0 for padding."""
         ids = np.concatenate([chunk.token_ids for chunk in chunks])
-        text = self._ops.embedding(np.pad(ids, (0, rows - len(ids))), self._table)
+        text = self._ops.embedding(padded(ids, rows), self._table)
         pieces: list[Tensor] = []
         start = done = 0
         for chunk in chunks:
