@@ -18,7 +18,7 @@ def open_ops(device: Device, batch_invariant: bool = False) -> Ops:
     Raises:
         ConfigError: INTERNVL_NATIVE holds an unknown word; see `kernels.native.library.open_library`.
     """
-    if batch_invariant:
-        return PaddleOps(device, batch_invariant=True)
     library = open_library() if device.kind == "cpu" else None
-    return PaddleOps(device) if library is None else NativeOps(device, library)
+    if library is None:
+        return PaddleOps(device, batch_invariant)
+    return NativeOps(device, library, batch_invariant)

@@ -23,10 +23,10 @@ class NativePlan:
 
 
 class NativeOps(PaddleOps):
-    """See `kernels.ops.Ops`. float32 on CPU."""
+    """See `kernels.ops.Ops`. float32 on CPU. The native operators are batch-invariant in any case."""
 
-    def __init__(self, device: Device, library: Library) -> None:
-        super().__init__(device)
+    def __init__(self, device: Device, library: Library, batch_invariant: bool = False) -> None:
+        super().__init__(device, batch_invariant)
         self._library = library
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
