@@ -57,7 +57,6 @@ def check_all(mix: Mix, invariant: Nano, seen: Counter[str]) -> None:
 
 def assert_everything_happened(seen: Counter[str]) -> None:
     """What never happened was not tested."""
-    print(f"\n{dict(seen)}")
     assert all(seen[name] for name in EVERYTHING_HAPPENS), seen
 
 
@@ -69,10 +68,12 @@ def test_nothing_changes_an_answer(invariant: Nano) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_nothing_changes_an_answer_in_many_mixes(invariant: Nano) -> None:
+def test_nothing_changes_an_answer_in_many_mixes(invariant: Nano, capsys: pytest.CaptureFixture[str]) -> None:
     seen: Counter[str] = Counter()
     _many = settings(_slow_examples, max_examples=MANY)
     _many(given(mixes())(lambda mix: check_all(mix, invariant, seen)))()
+    with capsys.disabled():
+        print(f"\n{MANY} mixes: {dict(seen)}")
     assert_everything_happened(seen)
 
 
@@ -88,11 +89,14 @@ def measure(mix: Mix, invariant: Nano, fast: Nano, report: dict[str, Drift]) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_how_often_the_fast_mode_differs(invariant: Nano, fast: Nano) -> None:
+def test_how_often_the_fast_mode_differs(
+    invariant: Nano, fast: Nano, capsys: pytest.CaptureFixture[str]
+) -> None:
     report: dict[str, Drift] = defaultdict(Drift)
     _same = settings(_slow_examples, max_examples=MANY, derandomize=True, phases=[Phase.generate])
     _same(given(mixes())(lambda mix: measure(mix, invariant, fast, report)))()
     summary = {name: drift.summary() for name, drift in report.items()}
-    print(json.dumps(summary, indent=2))
+    with capsys.disabled():
+        print(f"\n{json.dumps(summary, indent=2)}")
     if path := os.environ.get("EQUALITY_JSON"):
         Path(path).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

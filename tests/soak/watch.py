@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from internvl.errors import ServingError
 from llm_service.assembly import EngineAssembly
 from llm_service.engine.engine import Engine
 from llm_service.engine.events import Event, Failed, Finished
@@ -26,7 +27,7 @@ class EngineWatch:
         submitted: requests that came.
         ended: names of those that are over.
         endings: how they ended.
-        cancelled: how far those were that were cancelled.
+        interrupted: how far those were that a client's doing ended: it cancelled, hung up or broke the rules.
         faults: events behind an end, second ends, requests of one name. There must be none.
     """
 
@@ -35,7 +36,7 @@ class EngineWatch:
         self.submitted: set[str] = set()
         self.ended: set[str] = set()
         self.endings: Counter[str] = Counter()
-        self.cancelled: Counter[str] = Counter()
+        self.interrupted: Counter[str] = Counter()
         self.faults: list[str] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +49,10 @@ class EngineWatch:
                 publish(request, event)
 
             self.engine = real(assembly, tell)
-            self._submit, self._cancel = self.engine.submit, self.engine.cancel
+            self._submit, self._cancel, self._fail = self.engine.submit, self.engine.cancel, self.engine.fail
             self.engine.submit = self.submit  # type: ignore[method-assign]
             self.engine.cancel = self.cancel  # type: ignore[method-assign]
+            self.engine.fail = self.fail  # type: ignore[method-assign]
             return self.engine
 
         monkeypatch.setattr(EngineAssembly, "build", build)
@@ -63,9 +65,15 @@ class EngineWatch:
 
     def cancel(self, request: Request) -> None:
         if request in self.engine._jobs:
-            self.cancelled[self._phase(request)] += 1
+            self.interrupted[self._phase(request)] += 1
             self._end(request, "cancelled")
         self._cancel(request)
+
+    def fail(self, request: Request, error: ServingError) -> None:
+        """Also where a client has gone: the end of its messages may come before word of that."""
+        if request in self.engine._jobs:
+            self.interrupted[self._phase(request)] += 1
+        self._fail(request, error)
 
     @property
     def is_idle(self) -> bool:
