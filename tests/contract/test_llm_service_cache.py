@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from internvl.v1 import content_pb2, llm_service_pb2
+from kernels.paged import KvDtype
 from tests.contract.llm_client import (
     BLOCK_TOKENS,
     IDLE,
@@ -134,3 +135,21 @@ async def test_the_higher_priority_goes_first(folder: Path, high: int) -> None:
         await holds.rest()
         await asyncio.gather(*tasks)
     assert ended == [high, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "close"), [("bf16", KvDtype.BFLOAT16, 0.05), ("int8", KvDtype.INT8, 0.1)]
+)
+@bounded
+async def test_keys_and_values_kept_smaller_move_likelihoods_a_little(
+    folder: Path, name: str, kept: KvDtype, close: float
+) -> None:
+    asked = opening(QUESTION, logprobs=1, max_tokens=2)
+    async with llm_service(folder) as service:
+        exact = await service.answer(asked, TILES)
+    async with llm_service(folder, kv_dtype=kept) as service:
+        info = await service.stub.ModelInfo(llm_service_pb2.ModelInfoRequest())
+        rounded = await service.answer(asked, TILES)
+    assert info.kv_dtype == name
+    moved = abs(rounded.logprobs[0].top[0].logprob - exact.logprobs[0].top[0].logprob)
+    assert 0 < moved < close
