@@ -51,7 +51,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Requests, what they are computed with, and a plan."""
+    """Requests, what they are computed with, and a plan.
+
+    Size and type of the cache's blocks belong to the mix: sums go by blocks, so others round otherwise.
+    """
 
     requests: tuple[Request, ...]
     block_size: int

@@ -14,15 +14,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from kernels.paged import KvDtype
-from llm_service.kv_budget import KvBudget
 from tests.contract.llm_client import Service
 from tests.equality import wrong_pictures
 from tests.equality.wrong_pictures import NAMES, FreshAnswers, Question, ask, exact_service
 from tests.unit.event_loop import bounded
 from tests.unit.llm_samples import write_tiny_model
 
-BLOCK_BYTES = 2 * 2 * 4 * 2 * 8 * 4  # keys and values, layers, tokens, heads, channels, float32
 LONG_TEXT = "the same words stand before every picture " * 3
 
 
@@ -34,12 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fresh(folder: Path) -> FreshAnswers:
     return FreshAnswers(folder)
-
-
-def small(folder: Path, blocks: int):  # type: ignore[no-untyped-def]
-    """A service whose cache has room for few tokens, in blocks of a tile each."""
-    budget = KvBudget(amount=blocks * BLOCK_BYTES)
-    return exact_service(folder, kv_block_size=4, kv_budget=budget, kv_dtype=KvDtype.FLOAT32)
 
 
 async def assert_all_right(service: Service, fresh: FreshAnswers, questions: Iterable[Question]) -> None:
@@ -75,7 +66,7 @@ async def test_the_comparison_notices_a_wrong_picture(
 ) -> None:
     """A client that gives two pictures one name gets the first one's answer twice."""
     real = wrong_pictures.pixels
-    async with small(folder, 200) as service:
+    async with exact_service(folder, 200) as service:
         first = await ask(service, Question(("a",)))
         monkeypatch.setattr(wrong_pictures, "pixels", lambda name, index, salt: real("b", index, salt))
         second = await ask(service, Question(("a",)))
@@ -85,7 +76,7 @@ async def test_the_comparison_notices_a_wrong_picture(
 
 @bounded
 async def test_one_after_the_other_and_again(folder: Path, fresh: FreshAnswers) -> None:
-    async with small(folder, 2000) as service:
+    async with exact_service(folder) as service:
         for _ in range(2):
             hits = [await assert_right(service, fresh, Question((name,))) for name in NAMES]
     assert all(hits)
@@ -94,7 +85,7 @@ async def test_one_after_the_other_and_again(folder: Path, fresh: FreshAnswers) 
 @bounded
 async def test_swapped_and_repeated(folder: Path, fresh: FreshAnswers) -> None:
     orders = [("a", "b"), ("b", "a"), ("a", "a"), ("b", "b"), ("a", "ab"), ("ab", "a"), ("a",), ("a", "b")]
-    async with small(folder, 2000) as service:
+    async with exact_service(folder) as service:
         for pictures in orders:
             await assert_right(service, fresh, Question(pictures))
 
@@ -102,7 +93,7 @@ async def test_swapped_and_repeated(folder: Path, fresh: FreshAnswers) -> None:
 @bounded
 async def test_behind_the_same_text(folder: Path, fresh: FreshAnswers) -> None:
     """Their first blocks are shared for good reason; those with pictures must not be."""
-    async with small(folder, 2000) as service:
+    async with exact_service(folder) as service:
         hits = [await assert_right(service, fresh, Question((name,), before=LONG_TEXT)) for name in NAMES[:6]]
     assert hits[0] == 0
     assert all(hits[1:])
@@ -112,7 +103,7 @@ async def test_behind_the_same_text(folder: Path, fresh: FreshAnswers) -> None:
 async def test_at_once(folder: Path, fresh: FreshAnswers) -> None:
     questions = [Question((name,), before=LONG_TEXT) for name in NAMES[:6]] * 2
     await fresh.know(questions)
-    async with small(folder, 2000) as service:
+    async with exact_service(folder) as service:
         await assert_all_right(service, fresh, questions)
 
 
@@ -120,7 +111,7 @@ async def test_at_once(folder: Path, fresh: FreshAnswers) -> None:
 async def test_evicted_and_back(folder: Path, fresh: FreshAnswers) -> None:
     """There is room for two or three pictures; the cache forgets one for every one that comes."""
     questions = [Question((name,)) for name in NAMES]
-    async with small(folder, 30) as service:
+    async with exact_service(folder, 30) as service:
         for question in [*questions, *questions, *(again for one in questions for again in (one, one))]:
             await assert_right(service, fresh, question)
 
@@ -130,7 +121,7 @@ async def test_preempted_and_back(folder: Path, fresh: FreshAnswers) -> None:
     questions = [Question((name, "b"), tokens=30, priority=at % 3) for at, name in enumerate(NAMES[:6])]
     before = preemptions()
     await fresh.know(questions)
-    async with small(folder, 60) as service:
+    async with exact_service(folder, 60) as service:
         for _ in range(2):
             await assert_all_right(service, fresh, questions)
     assert preemptions() > before
@@ -140,7 +131,7 @@ async def test_preempted_and_back(folder: Path, fresh: FreshAnswers) -> None:
 async def test_salts_keep_tenants_apart(folder: Path, fresh: FreshAnswers) -> None:
     """Two tenants have a picture of the same name, with other pixels."""
     salts = ("", "one", "two", "on", "e")
-    async with small(folder, 2000) as service:
+    async with exact_service(folder) as service:
         for _ in range(2):
             hits = [await assert_right(service, fresh, Question(("a",), salt=salt)) for salt in salts]
     assert all(hits)
@@ -159,6 +150,6 @@ async def test_anything_at_any_time(folder: Path, fresh: FreshAnswers, seed: int
         for _ in range(60)
     ]
     await fresh.know(questions)
-    async with small(folder, chance.choice((80, 120, 400))) as service:
+    async with exact_service(folder, chance.choice((80, 120, 400))) as service:
         for start in range(0, len(questions), 6):
             await assert_all_right(service, fresh, questions[start : start + 6])

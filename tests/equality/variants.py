@@ -81,15 +81,6 @@ def chunked(stage: Stage, _: list[Answers]) -> Iterator[Outcome]:
     yield from stage.outcomes(engine)
 
 
-def in_other_blocks(stage: Stage, _: list[Answers]) -> Iterator[Outcome]:
-    """With a cache whose blocks have another size."""
-    sizes = (4, 8, 16, 32)
-    other = sizes[(sizes.index(stage.mix.block_size) + stage.mix.plan.drafts % 3 + 1) % 4]
-    engine = replace(stage, mix=replace(stage.mix, block_size=other)).engine()
-    engine.play(stage.mix.requests)
-    yield from stage.outcomes(engine)
-
-
 def preempted(stage: Stage, _: list[Answers]) -> Iterator[Outcome]:
     """With little memory for all of them together."""
     engine = stage.engine(kv_blocks=stage.tight())
@@ -158,7 +149,6 @@ VARIANTS: dict[str, Variant] = {
         batched,
         staggered,
         chunked,
-        in_other_blocks,
         preempted,
         beside_a_cancelled_one,
         on_a_hit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,12 @@ import numpy as np
 
 from internvl.tensors import BFLOAT16
 from internvl.v1 import content_pb2, llm_service_pb2
+from kernels.paged import KvDtype
+from llm_service.kv_budget import KvBudget
 from tests.contract.llm_client import SHAPE, Service, llm_service, opening, tile, user, visual
 
 TILES = 2
+BLOCK_BYTES = 2 * 2 * 4 * 2 * 8 * 4  # keys and values, layers, tokens, heads, channels, float32
 NAMES = ("a", "ab", "abc", "b", "a/0", "a0", "a/1", "aa", "a" * 127, "a" * 128, "ä", "a ")
 """They begin alike, end alike, or look like a name and a number."""
 
@@ -103,8 +107,12 @@ class FreshAnswers:
         return self._known[question]
 
 
-def exact_service(folder: Path, **engine: Any) -> Any:
-    return llm_service(folder, batch_invariant=True, **engine)
+def exact_service(folder: Path, blocks: int = 2000) -> AbstractAsyncContextManager[Service]:
+    """A service whose answers are always the same to the last bit, with a cache in blocks of a tile each."""
+    budget = KvBudget(amount=blocks * BLOCK_BYTES)
+    return llm_service(
+        folder, batch_invariant=True, kv_block_size=4, kv_budget=budget, kv_dtype=KvDtype.FLOAT32
+    )
 
 
 def _top(one: llm_service_pb2.TokenLogprob) -> list[tuple[int, float]]:
