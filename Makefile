@@ -18,23 +18,27 @@ help: ## list the commands
 
 # -- run ---------------------------------------------------------------------------------------------------------
 
-demo: .venv/runtime.stamp ## install, start the three services, stream true answers about shipped images
+demo: .venv/kernels.stamp ## install, start the three services, stream true answers about shipped images
 	$(BIN)/python -m deploy.launcher.demo
 
 nano: .venv/runtime.stamp ## train the embedded model from scratch (hours; resumes where it stopped)
 	$(BIN)/python -m models.recipe.train
 	$(BIN)/python -m models.recipe.export
 
-eval-nano: .venv/runtime.stamp ## measure the embedded model through the services; JSON=FILE keeps the result
+eval-nano: .venv/kernels.stamp ## measure the embedded model through the services; JSON=FILE keeps the result
 	$(BIN)/python -m benchmarks.eval_nano $(if $(JSON),--json $(JSON))
 
-bench-%: .venv/runtime.stamp ## run one measurement, `make bench-NAME`; JSON=FILE keeps the result
+bench-%: .venv/kernels.stamp ## run one measurement, `make bench-NAME`; JSON=FILE keeps the result
 	$(BIN)/python -m benchmarks.$(subst -,_,$*) $(if $(JSON),--json $(JSON))
 
 # -- prove -------------------------------------------------------------------------------------------------------
 
+# First on Paddle's own operators, whatever is built here; then what computes once more on the native ones.
 test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 INTERNVL_NATIVE=off $(BIN)/python -m pytest $(TESTS)
+	$(if $(TESTS),,OMP_NUM_THREADS=1 INTERNVL_NATIVE=build $(BIN)/python -m pytest $(COMPUTING))
+
+COMPUTING := tests/parity tests/unit/test_engine_model.py tests/unit/test_batch_invariance.py tests/equality
 
 test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, below 6 GB of memory)
 	$(BIN)/python -m pytest -m slow tests/parity
@@ -111,6 +115,12 @@ protos-release: .venv/check.stamp ## make today's protos the ones that later cha
 	@echo 'Installing what the services need, once: 1.1 GB on disk'
 	@$(BIN)/python $(PIP) --require-hashes -r $(LOCKS)/runtime.lock
 	@PYTHONWARNINGS=ignore $(BIN)/python $(PIP) --no-deps --editable .
+	@touch $@
+
+# Without a compiler it says so in a line, and everything runs on Paddle's own operators.
+.venv/kernels.stamp: .venv/runtime.stamp $(wildcard kernels/native/*.py kernels/native/source/*)
+	@echo 'Building the native operators, once: some 10 s'
+	-@$(BIN)/python -m kernels.native
 	@touch $@
 
 .venv/test.stamp: $(LOCKS)/test.lock .venv/runtime.stamp
