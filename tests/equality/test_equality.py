@@ -19,7 +19,7 @@ from tests.equality.mixes import Mix, mixes
 from tests.equality.nano_engine import Nano
 from tests.equality.variants import VARIANTS, Answers, Stage, Variant, alone
 
-FEW, MANY = 8, 200
+FEW, MANY = 6, 200
 CLOSE = 0.1  # natural logarithms; what int8 keys and values may make of a rounding error
 
 EVERYTHING_HAPPENS = (
