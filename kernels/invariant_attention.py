@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
+from kernels.host import on_device
 from kernels.kv_pool import Gathered, PagedPool
 from kernels.ops import Tensor
 from kernels.paged import KvShape
@@ -42,8 +43,8 @@ class InvariantAttention(PagedAttention):
             mask, (count, shape.kv_heads, steps, span.rows, heads // shape.kv_heads, step)
         )
         whole = np.ascontiguousarray(spread).reshape(count * shape.kv_heads, *spread.shape[2:])
-        index = paddle.to_tensor(pool.gather_index(tables))
-        return Group(span.start, span.end, count, span.rows, index, paddle.to_tensor(whole))
+        index = on_device(pool.gather_index(tables), pool.device)
+        return Group(span.start, span.end, count, span.rows, index, on_device(whole, pool.device))
 
     def attend(self, q: Tensor, cache: Gathered, group: Group, shape: KvShape) -> Tensor:
         """See `PagedAttention.attend`."""

@@ -10,6 +10,7 @@ import paddle
 from numpy.typing import NDArray
 
 from internvl.errors import ConfigError
+from kernels.host import on_device, shared
 from kernels.ops import Tensor
 from kernels.paged import KvDtype, KvShape
 from kernels.runtime import Device
@@ -47,6 +48,7 @@ class PagedPool:
     """
 
     def __init__(self, shape: KvShape, device: Device) -> None:
+        self.device = device
         self._shape = shape
         self._stored = "int32" if shape.dtype in _SHORT else "float32"
         heads = shape.blocks * 2 * shape.kv_heads
@@ -68,7 +70,7 @@ class PagedPool:
 
     def copy_blocks(self, pairs: NDArray[np.int64]) -> None:
         """See `KvPool.copy_blocks`."""
-        sources, targets = (paddle.to_tensor(pairs[:, column]) for column in (0, 1))
+        sources, targets = (on_device(pairs[:, column], self.device) for column in (0, 1))
         for layer in (*self._blocks, *self._block_scales):
             whole = layer.view([self._shape.blocks, -1])
             paddle.scatter_(whole, targets, paddle.gather(whole, sources))
@@ -119,4 +121,4 @@ def _zeros(shape: tuple[int, int], dtype: str, device: Device) -> Tensor:
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return paddle.from_dlpack(np.frombuffer(memory, dtype=dtype).reshape(shape))
+    return shared(np.frombuffer(memory, dtype=dtype).reshape(shape))

@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle.incubate.nn.functional import fused_rms_norm
 
 from kernels.attention import full_attention
+from kernels.host import on_device, shared
 from kernels.invariant_attention import InvariantAttention
 from kernels.kv_pool import PagedPool
 from kernels.ops import Linear, Matrix, Norm, Tensor
@@ -48,8 +49,8 @@ class PaddleOps:
         # Paddle's own import knows no ml_dtypes.bfloat16; float32 holds every bfloat16 exactly.
         host = np.array(array, dtype=np.float32, order="C")
         if self._device.kind == "cpu":
-            return paddle.from_dlpack(host)  # takes the copy over; to_tensor would make a second one
-        return paddle.to_tensor(host, place=self._device.place).astype(self._device.dtype)
+            return shared(host)
+        return on_device(host, self._device).astype(self._device.dtype)
 
     def to_numpy(self, tensor: Tensor) -> np.ndarray:
         array: np.ndarray = _as_float32(tensor).numpy()
@@ -61,7 +62,7 @@ class PaddleOps:
         return product if layer.bias is None else product.add_(layer.bias)
 
     def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
-        return F.embedding(paddle.to_tensor(ids, place=self._device.place), _dense(table))
+        return F.embedding(on_device(ids, self._device), _dense(table))
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.bias is not None:

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from numpy.typing import NDArray
 
+from kernels.host import on_device
 from kernels.kv_pool import Gathered, PagedPool
 from kernels.ops import Tensor
 from kernels.paged import KvShape, PagedBatch
@@ -60,10 +61,10 @@ class PagedAttention:
         real = int(batch.starts[-1])
         cos, sin = _rotation(batch, pool.shape)
         return Plan(
-            cos=paddle.to_tensor(cos[:real]),
-            sin=paddle.to_tensor(sin[:real]),
-            turn=paddle.to_tensor(_quarter_turn(pool.shape.head_dim)),
-            store=paddle.to_tensor(pool.store_index(batch.slots)),
+            cos=on_device(cos[:real], pool.device),
+            sin=on_device(sin[:real], pool.device),
+            turn=on_device(_quarter_turn(pool.shape.head_dim), pool.device),
+            store=on_device(pool.store_index(batch.slots), pool.device),
             groups=tuple(self.group(span, batch.heads, pool) for span in spans(batch, pool.shape)),
             padding=batch.rows - real,
         )
@@ -103,8 +104,8 @@ class PagedAttention:
             mask = np.ascontiguousarray(spread).reshape(
                 span.sequences * pool.shape.kv_heads, -1, mask.shape[-1]
             )
-        index = paddle.to_tensor(pool.gather_index(span.tables))
-        return Group(span.start, span.end, span.sequences, span.rows, index, paddle.to_tensor(mask))
+        index = on_device(pool.gather_index(span.tables), pool.device)
+        return Group(span.start, span.end, span.sequences, span.rows, index, on_device(mask, pool.device))
 
     def attend(self, q: Tensor, cache: Gathered, group: Group, shape: KvShape) -> Tensor:
         """Rows of a group against its keys and values: [sequences * rows, heads * d] -> the same shape."""

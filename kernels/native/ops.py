@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import paddle
-
+from kernels.host import shared
 from kernels.native.library import Library
 from kernels.native.pool import NativePool, serves
 from kernels.ops import Norm, Tensor
@@ -44,8 +43,7 @@ class NativeOps(PaddleOps):
         if not isinstance(pool, NativePool):
             return super().plan_attention(batch, pool)
         arrays = (batch.starts, batch.pasts, batch.tables, batch.cos, batch.sin)
-        # From the capsule: given the array itself, the conversion takes 18 us in place of 7.
-        return NativePlan(tuple(paddle.from_dlpack(array.__dlpack__()) for array in arrays), batch.heads)
+        return NativePlan(tuple(map(shared, arrays)), batch.heads)
 
     def paged_attention(self, qkv: Tensor, pool: KvPool, layer: int, plan: AttentionPlan) -> Tensor:
         if not isinstance(pool, NativePool):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 
+from kernels.host import shared
 from kernels.ops import Tensor
 from kernels.paged import KvDtype, KvShape
 
@@ -26,7 +26,7 @@ class NativePool:
     def __init__(self, shape: KvShape) -> None:
         self._shape = shape
         self._layers = [_huge_pages(shape.blocks, _block_bytes(shape)) for _ in range(shape.layers)]
-        self._tensors = [paddle.from_dlpack(layer) for layer in self._layers]
+        self._tensors = [shared(layer) for layer in self._layers]
 
     @property
     def shape(self) -> KvShape:

@@ -13,6 +13,7 @@ from internvl.checkpoint.tensor_specs import Part
 from internvl.errors import ConfigError, InternalError
 from internvl.model_config import InternVLConfig, LlmConfig
 from kernels.dispatch import open_ops
+from kernels.host import on_device
 from kernels.ops import Linear, Ops, Tensor
 from kernels.paged import KvDtype, KvPool, KvShape
 from kernels.runtime import CPU, Device
@@ -143,7 +144,7 @@ class ModelRunner:
         if self._tile is not None:  # as many rows as ever
             return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))[rows]
         if len(rows) < hidden.shape[0]:
-            hidden = paddle.gather(hidden, paddle.to_tensor(rows, place=self._ops.device.place))
+            hidden = paddle.gather(hidden, on_device(rows, self._ops.device))
         return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))
 
     def _embed(self, chunks: Sequence[Chunk], rows: int) -> Tensor:
