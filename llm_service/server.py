@@ -24,6 +24,8 @@ SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_na
 
 _log = get_logger("llm")
 
+_GOODBYE_S = 0.1
+
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Incoming: TypeAlias = AsyncIterator[llm_service_pb2.GenerateRequest]
 
@@ -48,10 +50,16 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
     ) -> AsyncIterator[llm_service_pb2.GenerateResponse]:
         opened = await self._open(request_iterator, context)
         request = opened.request
+        over = asyncio.Event()
+
+        def end(_: Any) -> None:
+            over.set()
+            self._engine.cancel(request)
+
         # A write to a client that has gone ends this generator without a word; the call's end always speaks.
-        context.add_done_callback(lambda _: self._engine.cancel(request))  # type: ignore[arg-type]
+        context.add_done_callback(end)  # type: ignore[arg-type]
         with self._engine.generate(request) as stream:
-            async with self._taking_tiles(request_iterator, opened) as take_tiles:
+            async with self._taking_tiles(request_iterator, opened, over) as take_tiles:
                 async for event in stream:
                     if isinstance(event, Admitted):
                         take_tiles(event)
@@ -78,14 +86,14 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
 
     @asynccontextmanager
     async def _taking_tiles(
-        self, incoming: Incoming, opened: Opened
+        self, incoming: Incoming, opened: Opened, over: asyncio.Event
     ) -> AsyncIterator[Callable[[Admitted], None]]:
         """Inside the block, take tiles beside the answer from when the engine admits the request."""
         tasks: list[asyncio.Task[None]] = []
 
         def start(admitted: Admitted) -> None:
             intake = self._reader.tile_intake(opened, admitted)
-            tasks.append(asyncio.create_task(self._take_tiles(incoming, intake, opened.request)))
+            tasks.append(asyncio.create_task(self._take_tiles(incoming, intake, opened.request, over)))
 
         try:
             yield start
@@ -94,17 +102,33 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _take_tiles(self, incoming: Incoming, intake: TileIntake, request: Request) -> None:
-        """Pass tiles on to the engine; one that is wrong fails the request."""
+    async def _take_tiles(
+        self, incoming: Incoming, intake: TileIntake, request: Request, over: asyncio.Event
+    ) -> None:
+        """Pass tiles on to the engine; one that is wrong or missing fails the request.
+
+        Args:
+            over: is set when the call ends. A client that goes away ends `incoming` like one that closes it,
+                a moment before its call ends.
+        """
         try:
             async for message in incoming:
                 if not message.HasField("tile"):
                     raise InvalidField("open", "must be the first message and no other")
                 tile, embeddings = intake.take(message.tile)
                 self._engine.send_tile(request, tile, embeddings)
-            intake.check_complete()
+            if not intake.is_complete and not await _happens(over, within_s=_GOODBYE_S):
+                intake.check_complete()
         except ServingError as error:
             self._engine.fail(request, error)
         except Exception:
             _log.error("reading tiles failed", request=request.request_id, exc_info=True)
             self._engine.fail(request, InternalError("the server failed; its log has the details"))
+
+
+async def _happens(event: asyncio.Event, within_s: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), within_s)
+    except TimeoutError:
+        return False
+    return True
