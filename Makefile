@@ -44,10 +44,10 @@ test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (s
 	$(BIN)/python -m pytest -m slow tests/parity
 
 test-equality: .venv/test.stamp ## 200 mixes of requests: every answer as if alone (slow); JSON=FILE keeps fast mode's drift
-	OMP_NUM_THREADS=1 EQUALITY_JSON=$(JSON) $(BIN)/python -m pytest -s -m slow tests/equality
+	OMP_NUM_THREADS=1 EQUALITY_JSON=$(JSON) $(BIN)/python -m pytest -m slow tests/equality
 
 soak: .venv/test.stamp ## 10,000 requests with every kind of trouble, and nothing left of them (slow)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/soak
 
 check: lint types imports check-protos check-client check-manifests check-licences ## everything but the tests
 
