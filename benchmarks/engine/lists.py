@@ -20,7 +20,7 @@ def record_list(model: LoadedModel, records: int) -> Grammar:
     return _compile(model, "\n".join([rf"\{{{fields}\}}"] * records))
 
 
-def transcript(model: LoadedModel, text: str) -> Grammar:
+def exactly(model: LoadedModel, text: str) -> Grammar:
     """Exactly this text."""
     return _compile(model, re.escape(text))
 

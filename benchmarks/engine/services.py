@@ -57,7 +57,7 @@ def _conversation(client: Client, drawing: Drawing) -> tuple[float, float]:
 def _first_text_s(conversation: Conversation, question: str, shown: SayOptions) -> float:
     began = time.perf_counter()
     stream = conversation.say(question, **shown)
-    next(iter(stream))
+    next(iter(stream), None)  # an answer may be empty
     seconds = time.perf_counter() - began
     stream.result()
     return seconds

@@ -44,14 +44,14 @@ class Detokenizer:
         """
         piece = self._pieces[token_id] if token_id < len(self._pieces) else SKIPPED
         match piece.kind:
-            case PieceKind.SKIPPED:
-                return ""
-            case PieceKind.ADDED:
-                return self._bytes.close() + self._push_added(piece)
+            case PieceKind.TEXT:  # nearly always, so asked first
+                return self._bytes.close() + self._push_text(piece)
             case PieceKind.BYTE:
                 return self._open_run() + self._push_byte(piece)
-            case PieceKind.TEXT:
-                return self._bytes.close() + self._push_text(piece)
+            case PieceKind.ADDED:
+                return self._bytes.close() + self._push_added(piece)
+            case PieceKind.SKIPPED:
+                return ""
 
     def flush(self) -> str:
         """The rest, once no more tokens come: a replacement character for each byte held back."""
