@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import math
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -36,6 +37,9 @@ ROPE_RECOMPUTES = Counter(
     "internvl_llm_rope_recomputes", "Caches computed anew because a sequence outgrew the short rope regime."
 )
 
+_OBSERVE_EVERY_S = 0.1
+"""Nobody reads gauges more often, and a decode step of a small model takes a few milliseconds."""
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PHASE_SECONDS = (1e-5, 3e-5, 1e-4, 3e-4, *_SECONDS)
 QUEUE_SECONDS = Histogram("internvl_llm_queue_seconds", "From open to the first step.", buckets=_SECONDS)
@@ -59,9 +63,17 @@ PHASE_SECONDS = Histogram(
 _PHASES = {name: PHASE_SECONDS.labels(name) for name in ("schedule", "run", "sample", "publish")}
 
 
-def phase(name: str) -> AbstractContextManager[None]:
-    """Time one phase of a step."""
-    return _PHASES[name].time()
+class PhaseTimer:
+    """Times the phases of one step, from now on."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Note the end of a phase, and with it the beginning of the next."""
+        now = time.perf_counter()
+        _PHASES[phase].observe(now - self._began)
+        self._began = now
 
 
 class SchedulerCounts:
@@ -70,9 +82,14 @@ class SchedulerCounts:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._preemptions = self._queries = self._hits = 0
+        self._observed = -math.inf
 
-    def observe(self) -> None:
-        """Note how full the engine is, and what happened."""
+    def observe(self, now: float | None = None) -> None:
+        """Note how full the engine is, and what happened: always, or given a time only now and then."""
+        if now is not None:
+            if now - self._observed < _OBSERVE_EVERY_S:
+                return
+            self._observed = now
         scheduler, blocks = self._scheduler, self._scheduler.blocks
         WAITING.set(len(scheduler.waiting))
         RUNNING.set(len(scheduler.running))

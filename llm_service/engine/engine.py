@@ -99,14 +99,15 @@ class Engine:
 
     def step(self) -> None:
         """One turn: schedule, run, sample, publish."""
-        with metrics.phase("schedule"):
-            step = self._schedule()
-        with metrics.phase("run"):
-            logits = self._run(step)
-        with metrics.phase("sample"):
-            sampled = self._sample(logits)
-        with metrics.phase("publish"):
-            self._publish(sampled)
+        timer = metrics.PhaseTimer()
+        step = self._schedule()
+        timer.lap("schedule")
+        logits = self._run(step)
+        timer.lap("run")
+        sampled = self._sample(logits)
+        timer.lap("sample")
+        self._publish(sampled)
+        timer.lap("publish")
 
     @property
     def has_work(self) -> bool:
@@ -196,7 +197,7 @@ class Engine:
         for sequence in self._scheduler.running:
             if sequence.is_stalled:
                 self._jobs[sequence.request].timeline.stall(now)
-        self._counts.observe()
+        self._counts.observe(now)
 
     def _push(self, choice: Choice, sampled: list[Sampled], now: float) -> None:
         """Add tokens to their answer and tell of them; end the answer, and the request, where that was it."""
@@ -239,6 +240,7 @@ class Engine:
     def _admit(self, now: float) -> None:
         """Call whenever something came or went: nothing that could run ever waits for a step."""
         for sequence in self._scheduler.admit(now):
+            self._counts.observe()
             self._tell(sequence.request, Admitted(sequence.cached_tokens, sequence.needs()))
 
     def _new_choice(self, sequence: Sequence) -> Choice:
