@@ -76,6 +76,7 @@ class Engine:
             self._finish(job)
         else:
             self._admit(now)
+            self._counts.observe()
 
     def receive_tile(self, request: Request, tile: TileKey, embeddings: Embeddings) -> None:
         """Take the embeddings of one tile. A request that has ended no longer cares."""
@@ -240,7 +241,6 @@ class Engine:
     def _admit(self, now: float) -> None:
         """Call whenever something came or went: nothing that could run ever waits for a step."""
         for sequence in self._scheduler.admit(now):
-            self._counts.observe()
             self._tell(sequence.request, Admitted(sequence.cached_tokens, sequence.needs()))
 
     def _new_choice(self, sequence: Sequence) -> Choice:
