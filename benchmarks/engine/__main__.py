@@ -28,7 +28,6 @@ from internvl.telemetry import configure_logging
 from llm_service.config import parse_config
 from llm_service.loading import open_model
 
-_CONVERSATIONS = 16
 _CAPTIONS = 12
 
 
@@ -45,7 +44,7 @@ def _rows() -> Iterator[Row]:
     drawn = drawings(max(STREAMS))
     with launch(LaunchConfig(ports=None)) as stack:
         services = ServiceTurns(stack)
-        yield from services.rows(drawings(_CONVERSATIONS, first=len(drawn)))
+        yield from services.rows()
         visuals = services.visuals(drawn)
     yield from _engine_rows(drawn, visuals)
 
