@@ -118,7 +118,7 @@ def _zeros(shape: tuple[int, int], dtype: str, device: Device) -> Tensor:
     # Anonymous memory reads as zero and costs nothing until it is written. Huge pages, because a pool is
     # read in small pieces from all over.
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return shared(np.frombuffer(memory, dtype=dtype).reshape(shape))

@@ -63,7 +63,7 @@ def _block_bytes(shape: KvShape) -> int:
 
 def _huge_pages(blocks: int, block_bytes: int) -> NDArray[np.uint8]:
     """Memory that costs nothing until it is written, in large pages where the machine has them."""
-    memory = mmap.mmap(-1, blocks * block_bytes)
+    memory = mmap.mmap(-1, blocks * block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8).reshape(blocks, block_bytes)

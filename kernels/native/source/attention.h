@@ -118,6 +118,12 @@ class Tile {
       const int offset = static_cast<int>(token % work_.block_size);
       const int held = work_.block_size - offset < kLanes ? work_.block_size - offset : kLanes;
       for (int head = 0; head < heads_; ++head) {
+        if (head + 1 < heads_) {
+          fetch_ahead(work_, table[block], kv_head_ + head + 1, offset / kLanes);
+        } else if (token + held < end) {
+          const int64_t next = token + held;
+          fetch_ahead(work_, table[next / work_.block_size], kv_head_, next % work_.block_size / kLanes);
+        }
         const Group group = group_at(work_, table[block], kv_head_ + head, offset / kLanes, unpacked_);
         attend_queries(group, head, token, held);
       }

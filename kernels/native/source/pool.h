@@ -127,6 +127,13 @@ inline void unpack_int8(const char* from, int size, float* to) {
   }
 }
 
+// Ask for a group before its turn: a processor looks ahead by itself only within a page, which is one head of a block.
+inline void fetch_ahead(const PagedAttention& work, int block, int kv_head, int group) {
+  const char* start = group_start(work, block, kv_head, group);
+  const int64_t bytes = group_bytes(work.stored, work.size);
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(start + at, 0, 2);
+}
+
 // Where the group lies, if it holds floats, else a copy in `room`, which stays in the first-level cache.
 inline Group group_at(const PagedAttention& work, int block, int kv_head, int group, float* room) {
   const char* start = group_start(work, block, kv_head, group);
