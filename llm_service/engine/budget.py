@@ -15,8 +15,9 @@ _FASTEST, _SLOWEST = 0.5, 2.0
 class PrefillBudget:
     """Bounds prefill so that a step beside decodes takes at most `decode_stretch` times one without prefill.
 
-    The model of a step's time is `decode(rows) + prefill tokens * cost`. Both parts are running estimates;
-    what a mixed step took beyond the expected changes each by its share of the expectation.
+    The model of a step's time is `decode(rows) + prefill tokens * cost`. Both parts are running estimates:
+    decode learns from steps without prefill only, and what a mixed step took beyond the expected is put down
+    to its prefill. Shared out, it would raise the estimate of decode, and with it the prefill allowed.
     """
 
     def __init__(self, limits: EngineLimits) -> None:
@@ -49,10 +50,10 @@ class PrefillBudget:
             return
         expected = decode + prefill * cost
         error = min(max(seconds / expected, _FASTEST), _SLOWEST) - 1
-        if rows:
-            self._decode[rows.bit_length()] = decode * (1 + _SMOOTHING * error * decode / expected)
-        if prefill:
-            self._cost = cost * (1 + _SMOOTHING * error * prefill * cost / expected)
+        if not prefill:
+            self._decode[rows.bit_length()] = decode * (1 + _SMOOTHING * error)
+        else:
+            self._cost = cost * (1 + _SMOOTHING * error)
 
     def _begin(
         self, rows: int, prefill: int, seconds: float, decode: float | None, cost: float | None
