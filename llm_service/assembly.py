@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 from kernels.memory import device_memory
@@ -50,6 +51,8 @@ class EngineAssembly:
         decoder.open_cache(self.limits.kv_blocks, self.limits.kv_block_size, self.kv_dtype)
         metrics.KV_BUDGET.set(self.limits.kv_budget_tokens)
         regime_of = partial(regime_for, config=model.config)
+        gc.collect()
+        gc.freeze()  # or every full collection goes through all that loading has made
         return Engine(BatchRunner(decoder), self.limits, regime_of, self._new_answer, publish)
 
     def facts(self) -> EngineFacts:
