@@ -73,8 +73,8 @@ class PromptWriter:
         return SamplingParams(max_tokens=most, stop_ids=self._model.stop_ids)
 
     def exactly(self, tokens: int) -> SamplingParams:
-        """Greedy, and as long as asked for: nothing ends the answer."""
-        return SamplingParams(max_tokens=tokens)
+        """Greedy, and as long as asked for: whatever would end the answer is held off."""
+        return SamplingParams(max_tokens=tokens, min_tokens=tokens, stop_ids=self._model.stop_ids)
 
     def _prompt(self, question: Question) -> Prompt:
         tokens_per_tile = question.visual.tokens_per_tile
