@@ -198,7 +198,7 @@ class Engine:
         for sequence in self._scheduler.running:
             if sequence.is_stalled:
                 self._jobs[sequence.request].timeline.stall(now)
-        self._counts.observe(now)
+        self._counts.observe(now if self.has_work else None)  # the last word before a rest is never stale
 
     def _push(self, choice: Choice, sampled: list[Sampled], now: float) -> None:
         """Add tokens to their answer and tell of them; end the answer, and the request, where that was it."""

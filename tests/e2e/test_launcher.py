@@ -41,7 +41,7 @@ def alive(pid: int) -> bool:
     """Whether a process runs; one that ended and waits for its parent does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while being read
         return False
 
 
