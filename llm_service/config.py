@@ -73,6 +73,7 @@ class EngineConfig:
             context_limit=context,
             kv_blocks=self._blocks(context, block_bytes, device_memory),
             kv_block_size=self.kv_block_size,
+            prefix_cache=self.prefix_cache,
             max_running=self.max_running,
             queue_limit=self.queue_limit,
             aging_s=self.aging_s,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from llm_service.assembly import EngineAssembly
 from llm_service.config import KV_DTYPES, Config, EngineConfig
 from llm_service.engine.events import Delta, Event, Failed
 from llm_service.engine.request import Embeddings, Request, SamplingParams, TileKey, VisualSlot
+from llm_service.engine.sequence import Sequence
 from llm_service.grammar_fields import read_grammar
 from llm_service.guided import GrammarCompiler
 from llm_service.loading import LoadedModel, open_model
@@ -67,7 +69,7 @@ class Replay:
         """What is run again."""
         return self._request
 
-    def run(self, tiles: Mapping[str, Sequence[content_pb2.Tile]]) -> tuple[Comparison, ...]:
+    def run(self, tiles: Mapping[str, Many[content_pb2.Tile]]) -> tuple[Comparison, ...]:
         """Load the model and answer again.
 
         Args:
@@ -112,11 +114,9 @@ class Replay:
         )
         return Config(self._choice, ServerConfig(listen=""), engine)
 
-    def _received(
-        self, tiles: Mapping[str, Sequence[content_pb2.Tile]]
-    ) -> Iterator[tuple[TileKey, Embeddings]]:
+    def _received(self, tiles: Mapping[str, Many[content_pb2.Tile]]) -> Iterator[tuple[TileKey, Embeddings]]:
         """The tiles, checked as the service checks them."""
-        model, needed = self._model.config, self._request.needs(0)
+        model, needed = self._model.config, Sequence(self._request).needs()
         dtypes = {layout.visual_id: layout.dtype for layout in self._bundle.visuals}
         intake = TileIntake(needed, (model.tokens_per_tile, model.llm.hidden_size), dtypes)
         try:

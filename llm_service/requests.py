@@ -74,7 +74,7 @@ class RequestReader:
             ContextTooLong: the prompt leaves no room for an answer.
         """
         request_id = _request_id(message)
-        priority, cache_scope = _priority(message), self._cache_scope(message)
+        priority, cache_scope = _priority(message), _cache_salt(message)
         conversation = self._reader(embeddings_follow=True).read(message.messages, "open.messages")
         prompt = self._prompt(conversation.messages, message.prompt, "open.")
         config = self._model.config
@@ -132,11 +132,6 @@ class RequestReader:
             )
         except InvalidField as error:  # the text package does not know where in a request its messages lie
             raise InvalidField(f"{parent}{error.field}", error.problem, metadata=error.metadata) from None
-
-    def _cache_scope(self, message: llm_service_pb2.GenerateOpen) -> str:
-        salt = _cache_salt(message)
-        # Without a prefix cache every request has a scope of its own, where it finds but itself.
-        return salt if self._engine.model.prefix_cache else uuid.uuid4().hex
 
     def _sampling(self, message: llm_service_pb2.SamplingParams, prompt_tokens: int) -> SamplingParams:
         room = self._room(prompt_tokens)

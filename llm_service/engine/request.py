@@ -150,13 +150,3 @@ class Request:
     def kv_tokens(self) -> int:
         """Most tokens whose keys and values it can ever hold."""
         return self.prompt_tokens + self.sampling.max_tokens
-
-    def needs(self, cached_tokens: int) -> tuple[VisualNeed, ...]:
-        """The embeddings to send, each once, in the order in which the prompt first needs them."""
-        tiles: dict[str, int] = {}
-        first: dict[str, int] = {}
-        for slot in self.slots:
-            tiles[slot.tile.visual_id] = max(tiles.get(slot.tile.visual_id, 0), slot.tile.number + 1)
-            if slot.end > cached_tokens:
-                first.setdefault(slot.tile.visual_id, slot.tile.number)
-        return tuple(VisualNeed(visual_id, index, tiles[visual_id]) for visual_id, index in first.items())

@@ -13,6 +13,7 @@ from internvl.model_choice import ModelChoice
 from internvl.v1 import content_pb2, llm_service_pb2, replay_pb2, tensor_pb2
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.request import Request
+from llm_service.engine.sequence import Sequence
 from llm_service.loading import open_model
 from llm_service.replay_bundle import EngineFacts
 from llm_service.requests import RequestReader
@@ -169,7 +170,7 @@ def test_a_sound_opening_becomes_a_sound_request(
     assert_sound(request)
     sent = [part.visual for turn in message.messages for part in turn.parts if part.HasField("visual")]
     assert request.visual_tokens == sum(layout.tiles for layout in sent) * TOKENS_PER_TILE
-    needed = {need.visual_id: need.tiles for need in request.needs(0)}
+    needed = {need.visual_id: need.tiles for need in Sequence(request).needs()}
     assert needed == {layout.visual_id: layout.tiles for layout in sent}
 
 
