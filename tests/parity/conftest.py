@@ -6,18 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from parity_error import relative_error
 
 # Stated limit on max|ours - oracle| / max|oracle|, float32 arithmetic on both sides.
 LIMIT = 2e-4
 
 _WORST = pytest.StashKey[dict[str, tuple[float, int]]]()
-
-
-def relative_error(ours: np.ndarray, oracle: np.ndarray) -> float:
-    """max|ours - oracle| / max|oracle|; infinite if shapes differ or anything is not finite."""
-    if ours.shape != oracle.shape or not (np.isfinite(ours).all() and np.isfinite(oracle).all()):
-        return float("inf")
-    return float(np.abs(ours.astype(np.float64) - oracle).max() / np.abs(oracle).max())
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import relative_error
+from parity_error import relative_error
 from parity_oracles import decoder_oracle, decoder_part, oracle_logits, random_weights, small_config
 
 from internvl.checkpoint import Part, open_checkpoint
