@@ -1,220 +1,106 @@
-"""The public service: reads requests, runs turns, writes answers."""
+"""The gRPC door: `internvl.v1.ChatService` in front of `Chats`."""
 
 from __future__ import annotations
 
-import re
-import time
-import uuid
-from collections.abc import AsyncIterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from gateway import metrics
-from gateway.answer import Answer
-from gateway.concurrency import Emit, piped, task_group, together
-from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Role, Text
-from gateway.conversations import Conversation, ConversationStore
-from gateway.events import event_to_proto, result_to_proto
-from gateway.llm_backend import GenerateOptions
-from gateway.planning import plan_turn
-from gateway.prompt import Prompt
+from gateway.caller import ANYBODY, Caller
+from gateway.chats import Chats
 from gateway.tier_calls import Deadline
-from gateway.turn import Tiers, Turn, TurnRequest
-from gateway.wire import RequestLimits, conversation_to_proto, plan_layout, read_messages
-from internvl.errors import BadMedia, InvalidField, NotFound
-from internvl.telemetry import get_logger
-from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2
+from internvl.errors import Unsupported
+from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# Events held for a client that reads slowly; beyond them the turn waits.
-_EVENTS_AHEAD = 64
-# What the language tier takes too: refused here, a bad name costs no encoding.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
-
-_log = get_logger("gateway")
-
 
 class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
-    """`internvl.v1.ChatService` over two tiers, a media store and a conversation store."""
+    """Hands every call on, with who calls and how long they wait."""
 
-    def __init__(self, tiers: Tiers, conversations: ConversationStore, limits: RequestLimits) -> None:
-        self._tiers = tiers
-        self._conversations = conversations
-        self._limits = limits
+    def __init__(self, chats: Chats) -> None:
+        self._chats = chats
 
     async def Chat(
         self, request: chat_service_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[chat_service_pb2.ChatResponse]:
-        turn = partial(self._turn, request, _deadline(context), time.monotonic())
-        with metrics.TURNS.track_inprogress():
-            async with piped(turn, _EVENTS_AHEAD) as (events, task):
-                # A client that leaves while we write to it does not interrupt this generator at once.
-                context.add_done_callback(lambda _: task.cancel())  # type: ignore[arg-type]
-                async for event in events:
-                    yield event
+        async with self._chats.chat(request, *_who(context)) as turn:
+            # A client that leaves while we write to it does not interrupt this generator at once.
+            context.add_done_callback(lambda _: turn.cancel())  # type: ignore[arg-type]
+            async for event in turn.events:
+                yield event
 
     async def PlanTurn(
         self, request: chat_service_pb2.PlanTurnRequest, context: Context
     ) -> chat_service_pb2.PlanTurnResponse:
-        conversation = await self._conversation(request)
-        prompt = await self._prompt(request.messages, conversation)
-        plan = await plan_turn(prompt, request.prompt, self._tiers, _deadline(context))
-        return chat_service_pb2.PlanTurnResponse(
-            layouts=[plan_layout(layout) for layout in plan.layouts],
-            visual_tokens=plan.tokens.visual_tokens,
-            prompt_tokens=plan.tokens.prompt_tokens,
-            context_limit=plan.tokens.context_limit,
-            fits=plan.fits,
-        )
+        return await self._chats.plan_turn(request, *_who(context))
 
     async def UploadMedia(
         self, request_iterator: AsyncIterator[chat_service_pb2.UploadMediaRequest], context: Context
     ) -> chat_service_pb2.UploadMediaResponse:
-        media = self._tiers.media
-        async with media.writer("chunk") as upload:
-            async for request in request_iterator:
-                await upload.write(request.chunk)
-            media_id = await upload.commit()
-        with await media.open(media_id) as file:
-            try:
-                info = await self._tiers.vision.inspect(file, _deadline(context))
-            except InvalidField as error:
-                await media.delete(media_id)
-                raise BadMedia("chunk", error.problem, metadata=error.metadata) from error
-        return chat_service_pb2.UploadMediaResponse(media_id=media_id, size_bytes=upload.size, info=info)
+        return await self._chats.upload_media(request_iterator, *_who(context))
 
     async def CreateConversation(
         self, request: chat_service_pb2.CreateConversationRequest, context: Context
     ) -> chat_service_pb2.CreateConversationResponse:
-        opening = []
-        if request.HasField("system_text"):
-            if len(request.system_text.encode()) > self._limits.max_text_bytes:
-                raise InvalidField("system_text", f"at most {self._limits.max_text_bytes} bytes of text")
-            opening.append(Message(Role.SYSTEM, (Text(request.system_text),)))
-        conversation = await self._conversations.create(opening)
-        return chat_service_pb2.CreateConversationResponse(conversation=conversation_to_proto(conversation))
+        return await self._chats.create_conversation(request, *_who(context))
 
     async def GetConversation(
         self, request: chat_service_pb2.GetConversationRequest, context: Context
     ) -> chat_service_pb2.GetConversationResponse:
-        conversation = await self._conversations.get(request.conversation_id)
-        return chat_service_pb2.GetConversationResponse(conversation=conversation_to_proto(conversation))
+        return await self._chats.get_conversation(request, *_who(context))
 
     async def DeleteConversation(
         self, request: chat_service_pb2.DeleteConversationRequest, context: Context
     ) -> chat_service_pb2.DeleteConversationResponse:
-        await self._conversations.delete(request.conversation_id)
-        return chat_service_pb2.DeleteConversationResponse()
+        return await self._chats.delete_conversation(request, *_who(context))
 
     async def ServerInfo(
         self, request: chat_service_pb2.ServerInfoRequest, context: Context
     ) -> chat_service_pb2.ServerInfoResponse:
-        deadline = _deadline(context)
-        async with task_group() as tasks:
-            llm = tasks.create_task(self._tiers.llm.info(deadline))
-            vision = tasks.create_task(self._tiers.vision.info(deadline))
-        return chat_service_pb2.ServerInfoResponse(llm=llm.result(), vision=vision.result())
+        return await self._chats.server_info(request, *_who(context))
 
-    async def _turn(
-        self,
-        request: chat_service_pb2.ChatRequest,
-        deadline: Deadline,
-        arrived: float,
-        emit: Emit[chat_service_pb2.ChatResponse],
-    ) -> None:
-        """Run one turn and emit its public events; store it if it belongs to a conversation."""
-        options = GenerateOptions(
-            request_id=_request_id(request),
-            sampling=request.sampling,
-            prompt=request.prompt,
-            priority=request.priority,
-            want_replay_bundle=request.want_replay_bundle,
-        )
-        conversation = await self._conversation(request)
-        prompt = await self._prompt(request.messages, conversation)
-        asked = TurnRequest(prompt, options, deadline, arrived)
-        answer = await Turn(asked, self._tiers, lambda event: emit(event_to_proto(event))).run()
-        version = None
-        if conversation is not None:
-            said = (*prompt.messages, Message(Role.ASSISTANT, (Text(answer.text),)))
-            version = await self._conversations.append(
-                conversation.conversation_id, conversation.version, said
-            )
-        await emit(result_to_proto(answer, version))
-        _log_answer(asked, answer)
+    async def StartTurn(
+        self, request: chat_service_pb2.StartTurnRequest, context: Context
+    ) -> chat_service_pb2.StartTurnResponse:
+        raise Unsupported("this gateway does not offer StartTurn")
 
-    async def _conversation(
-        self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest
-    ) -> Conversation | None:
-        if not request.HasField("conversation_id"):
-            return None
-        return await self._conversations.get(request.conversation_id)
+    async def GetTurn(
+        self, request: chat_service_pb2.GetTurnRequest, context: Context
+    ) -> chat_service_pb2.GetTurnResponse:
+        raise Unsupported("this gateway does not offer GetTurn")
 
-    async def _prompt(
-        self, messages: Sequence[content_pb2.Message], conversation: Conversation | None
-    ) -> Prompt:
-        """Check what was said, put its media into the store, and join it to the conversation."""
-        incoming = read_messages(messages, self._limits, continues=conversation is not None)
-        history = conversation.messages if conversation is not None else ()
-        self._check_visuals(history, incoming)
-        stored = await together(
-            self._store_media(message, f"messages[{number}]") for number, message in enumerate(incoming)
-        )
-        return Prompt(history, tuple(stored))
+    def AttachTurn(
+        self, request: chat_service_pb2.AttachTurnRequest, context: Context
+    ) -> AsyncIterator[chat_service_pb2.AttachTurnResponse]:
+        raise Unsupported("this gateway does not offer AttachTurn")
 
-    def _check_visuals(self, history: Sequence[Message], incoming: Sequence[IncomingMessage]) -> None:
-        messages: list[Message | IncomingMessage] = [*history, *incoming]
-        count = sum(not isinstance(part, Text) for message in messages for part in message.parts)
-        limit = self._limits.max_visuals
-        if count > limit:
-            raise InvalidField(
-                "messages",
-                f"at most {limit} pictures and films in a prompt, got {count}",
-                metadata={"limit": limit, "got": count},
-            )
+    async def CancelTurn(
+        self, request: chat_service_pb2.CancelTurnRequest, context: Context
+    ) -> chat_service_pb2.CancelTurnResponse:
+        raise Unsupported("this gateway does not offer CancelTurn")
 
-    async def _store_media(self, message: IncomingMessage, field: str) -> Message:
-        parts = [
-            await self._store_part(part, f"{field}.parts[{position}]")
-            for position, part in enumerate(message.parts)
-        ]
-        return Message(message.role, tuple(parts))
+    def BatchChat(
+        self, request: chat_service_pb2.BatchChatRequest, context: Context
+    ) -> AsyncIterator[chat_service_pb2.BatchChatResponse]:
+        raise Unsupported("this gateway does not offer BatchChat")
 
-    async def _store_part(self, part: Part | InlineMedia, field: str) -> Part:
-        match part:
-            case InlineMedia(data, options):
-                media = Media("", options)
-                return Media(await self._tiers.media.put(data, f"{field}.{media.kind}"), options)
-            case Media(media_id, _) if media_id not in self._tiers.media:
-                raise NotFound(f"{field}.{part.kind}.source.media_id: no media of this id is stored")
-            case _:
-                return part
+    async def ListConversations(
+        self, request: chat_service_pb2.ListConversationsRequest, context: Context
+    ) -> chat_service_pb2.ListConversationsResponse:
+        raise Unsupported("this gateway does not offer ListConversations")
+
+    async def UpdateConversation(
+        self, request: chat_service_pb2.UpdateConversationRequest, context: Context
+    ) -> chat_service_pb2.UpdateConversationResponse:
+        raise Unsupported("this gateway does not offer UpdateConversation")
+
+    async def ForkConversation(
+        self, request: chat_service_pb2.ForkConversationRequest, context: Context
+    ) -> chat_service_pb2.ForkConversationResponse:
+        raise Unsupported("this gateway does not offer ForkConversation")
 
 
-def _log_answer(asked: TurnRequest, answer: Answer) -> None:
-    usage = answer.outcome.usage
-    _log.info(
-        "turn answered",
-        request_id=asked.options.request_id,
-        visuals=len(asked.prompt.visuals),
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        first_text_ms=round(answer.first_text_s * 1000, 1),
-        total_ms=round((time.monotonic() - asked.arrived) * 1000, 1),
-    )
-
-
-def _request_id(request: chat_service_pb2.ChatRequest) -> str:
-    if not request.HasField("request_id"):
-        return uuid.uuid4().hex
-    if not _REQUEST_ID.fullmatch(request.request_id):
-        raise InvalidField("request_id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ . : / -")
-    return request.request_id
-
-
-def _deadline(context: Context) -> Deadline:
-    return Deadline.after(context.time_remaining())
+def _who(context: Context) -> tuple[Caller, Deadline]:
+    return ANYBODY, Deadline.after(context.time_remaining())

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from gateway.chat import ChatService
+from gateway.chats import Chats
 from gateway.config import Config
 from gateway.layouts import LayoutMemory
 from gateway.llm_backend import LlmBackend
@@ -46,7 +47,7 @@ async def assembled(config: Config) -> AsyncIterator[Register]:
         open_sqlite_store(config.store) as conversations,
     ):
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory())
-        service = ChatService(tiers, conversations, config.limits)
+        service = ChatService(Chats(tiers, conversations, config.limits))
 
         def register(server: grpc.aio.Server) -> None:
             chat_service_pb2_grpc.add_ChatServiceServicer_to_server(service, server)

@@ -31,9 +31,11 @@ ALLOWED = frozenset(
         "CNRI-Python",
         "ISC",
         "MIT",
+        "MIT-0",
         "MIT License",
         "MIT-CMU",
         "PSF-2.0",
+        "Python Software Foundation License",
         "SIL Open Font License 1.1 (OFL-1.1)",
         "Zlib",
     }
@@ -44,6 +46,7 @@ EXPLAINED: Mapping[str, str] = {
     "certifi": "MPL 2.0: a list of certificates, used unchanged",
     "hypothesis": "MPL 2.0: tests only, used unchanged",
     "opt-einsum": "MIT, which its metadata does not say",
+    "orjson": "MPL 2.0 in part: comes with langchain-openai, tests only, used unchanged",
     "pycountry": "LGPL 2.1: comes with mistral-common, tests only, used unchanged",
     "tqdm": "MPL 2.0 and MIT: used unchanged",
 }

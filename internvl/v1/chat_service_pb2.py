@@ -22,55 +22,100 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from internvl.v1 import content_pb2 as internvl_dot_v1_dot_content__pb2
 from internvl.v1 import llm_service_pb2 as internvl_dot_v1_dot_llm__service__pb2
 from internvl.v1 import vision_service_pb2 as internvl_dot_v1_dot_vision__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1einternvl/v1/chat_service.proto\x12\x0binternvl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19internvl/v1/content.proto\x1a\x1dinternvl/v1/llm_service.proto\x1a internvl/v1/vision_service.proto\"\xaa\x02\n\x0b\x43hatRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12*\n\x06prompt\x18\x04 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x17\n\nrequest_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\x12want_replay_bundle\x18\x07 \x01(\x08\x42\x12\n\x10_conversation_idB\r\n\x0b_request_idB\x0b\n\t_priority\"\xcc\x01\n\x0c\x43hatResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.internvl.v1.ChatStartedH\x00\x12\x31\n\x08\x65ncoding\x18\x02 \x01(\x0b\x32\x1d.internvl.v1.EncodingProgressH\x00\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x17.internvl.v1.TokenDeltaH\x00\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x17.internvl.v1.ChatResultH\x00\x42\x07\n\x05\x65vent\"{\n\x0b\x43hatStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12*\n\x07layouts\x18\x04 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\"Q\n\x10\x45ncodingProgress\x12\x14\n\x0cvisual_index\x18\x01 \x01(\r\x12\x12\n\ntiles_done\x18\x02 \x01(\r\x12\x13\n\x0btiles_total\x18\x03 \x01(\r\"\xe5\x02\n\nChatResult\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.internvl.v1.Message\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.internvl.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.internvl.v1.Timings\x12\x1e\n\x16time_to_first_token_ms\x18\x05 \x01(\x01\x12!\n\x14\x63onversation_version\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12*\n\x07\x63hoices\x18\x07 \x03(\x0b\x32\x19.internvl.v1.ChoiceResult\x12\x1a\n\rreplay_bundle\x18\x08 \x01(\x0cH\x01\x88\x01\x01\x42\x17\n\x15_conversation_versionB\x10\n\x0e_replay_bundle\"\x97\x01\n\x0fPlanTurnRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12*\n\x06prompt\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.PromptOptionsB\x12\n\x10_conversation_id\"\x91\x01\n\x10PlanTurnResponse\x12*\n\x07layouts\x18\x01 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x15\n\rcontext_limit\x18\x04 \x01(\r\x12\x0c\n\x04\x66its\x18\x05 \x01(\x08\"#\n\x12UploadMediaRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"g\n\x13UploadMediaResponse\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12*\n\x04info\x18\x03 \x01(\x0b\x32\x1c.internvl.v1.InspectResponse\"E\n\x19\x43reateConversationRequest\x12\x18\n\x0bsystem_text\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_system_text\"M\n\x1a\x43reateConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"\xc2\x01\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12&\n\x08messages\x18\x03 \x03(\x0b\x32\x14.internvl.v1.Message\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"J\n\x17GetConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"\x13\n\x11ServerInfoRequest\"s\n\x12ServerInfoResponse\x12+\n\x03llm\x18\x01 \x01(\x0b\x32\x1e.internvl.v1.ModelInfoResponse\x12\x30\n\x06vision\x18\x02 \x01(\x0b\x32 .internvl.v1.EncoderInfoResponse2\xe4\x04\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x18.internvl.v1.ChatRequest\x1a\x19.internvl.v1.ChatResponse0\x01\x12G\n\x08PlanTurn\x12\x1c.internvl.v1.PlanTurnRequest\x1a\x1d.internvl.v1.PlanTurnResponse\x12R\n\x0bUploadMedia\x12\x1f.internvl.v1.UploadMediaRequest\x1a .internvl.v1.UploadMediaResponse(\x01\x12\x65\n\x12\x43reateConversation\x12&.internvl.v1.CreateConversationRequest\x1a\'.internvl.v1.CreateConversationResponse\x12\\\n\x0fGetConversation\x12#.internvl.v1.GetConversationRequest\x1a$.internvl.v1.GetConversationResponse\x12\x65\n\x12\x44\x65leteConversation\x12&.internvl.v1.DeleteConversationRequest\x1a\'.internvl.v1.DeleteConversationResponse\x12M\n\nServerInfo\x12\x1e.internvl.v1.ServerInfoRequest\x1a\x1f.internvl.v1.ServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1einternvl/v1/chat_service.proto\x12\x0binternvl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19internvl/v1/content.proto\x1a\x1dinternvl/v1/llm_service.proto\x1a internvl/v1/vision_service.proto\"\xcd\x03\n\x0b\x43hatRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12*\n\x06prompt\x18\x04 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x17\n\nrequest_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\x12want_replay_bundle\x18\x07 \x01(\x08\x12\x1c\n\x0fidempotency_key\x18\x08 \x01(\tH\x03\x88\x01\x01\x12\x1d\n\x10\x65xpected_version\x18\t \x01(\x04H\x04\x88\x01\x01\x12\x18\n\x0btile_budget\x18\n \x01(\rH\x05\x88\x01\x01\x12\x11\n\tresumable\x18\x0b \x01(\x08\x42\x12\n\x10_conversation_idB\r\n\x0b_request_idB\x0b\n\t_priorityB\x12\n\x10_idempotency_keyB\x13\n\x11_expected_versionB\x0e\n\x0c_tile_budget\"\xde\x01\n\x0c\x43hatResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.internvl.v1.ChatStartedH\x00\x12\x31\n\x08\x65ncoding\x18\x02 \x01(\x0b\x32\x1d.internvl.v1.EncodingProgressH\x00\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x17.internvl.v1.TokenDeltaH\x00\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x17.internvl.v1.ChatResultH\x00\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\x04\x42\x07\n\x05\x65vent\"\x8c\x01\n\x0b\x43hatStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12*\n\x07layouts\x18\x04 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x0f\n\x07turn_id\x18\x05 \x01(\t\"Q\n\x10\x45ncodingProgress\x12\x14\n\x0cvisual_index\x18\x01 \x01(\r\x12\x12\n\ntiles_done\x18\x02 \x01(\r\x12\x13\n\x0btiles_total\x18\x03 \x01(\r\"\xe5\x02\n\nChatResult\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.internvl.v1.Message\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.internvl.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.internvl.v1.Timings\x12\x1e\n\x16time_to_first_token_ms\x18\x05 \x01(\x01\x12!\n\x14\x63onversation_version\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12*\n\x07\x63hoices\x18\x07 \x03(\x0b\x32\x19.internvl.v1.ChoiceResult\x12\x1a\n\rreplay_bundle\x18\x08 \x01(\x0cH\x01\x88\x01\x01\x42\x17\n\x15_conversation_versionB\x10\n\x0e_replay_bundle\"\xe9\x01\n\x0fPlanTurnRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.internvl.v1.Message\x12\x1c\n\x0f\x63onversation_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12*\n\x06prompt\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.PromptOptions\x12\x18\n\x0btile_budget\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x42\x12\n\x10_conversation_idB\x0e\n\x0c_tile_budgetB\r\n\x0b_max_tokens\"\x95\x02\n\x10PlanTurnResponse\x12*\n\x07layouts\x18\x01 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x15\n\rcontext_limit\x18\x04 \x01(\r\x12\x0c\n\x04\x66its\x18\x05 \x01(\x08\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12\r\n\x05tiles\x18\x07 \x01(\r\x12\x17\n\x0ftiles_to_encode\x18\x08 \x01(\r\x12\x10\n\x08kv_bytes\x18\t \x01(\x04\x12\x17\n\x0fkv_budget_bytes\x18\n \x01(\x04\x12\x18\n\x10\x65xpected_wait_ms\x18\x0b \x01(\x01\"#\n\x12UploadMediaRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"g\n\x13UploadMediaResponse\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12*\n\x04info\x18\x03 \x01(\x0b\x32\x1c.internvl.v1.InspectResponse\"\x94\x01\n\x19\x43reateConversationRequest\x12\x18\n\x0bsystem_text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05title\x18\x02 \x01(\tH\x01\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\n\x0c_system_textB\x08\n\x06_title\"M\n\x1a\x43reateConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"\xaa\x02\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12&\n\x08messages\x18\x03 \x03(\x0b\x32\x14.internvl.v1.Message\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05title\x18\x06 \x01(\t\x12&\n\x05turns\x18\x07 \x03(\x0b\x32\x17.internvl.v1.TurnRecord\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf1\x01\n\nTurnRecord\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08messages\x18\x02 \x01(\r\x12)\n\x07outcome\x18\x03 \x01(\x0e\x32\x18.internvl.v1.TurnOutcome\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.internvl.v1.Usage\x12\x1c\n\x0fidempotency_key\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07turn_id\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x12\n\x10_idempotency_key\"\x83\x01\n\x19UpdateConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\x05title\x18\x02 \x01(\tH\x00\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06_title\"M\n\x1aUpdateConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"n\n\x17\x46orkConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\x05turns\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05title\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06_turnsB\x08\n\x06_title\"K\n\x18\x46orkConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"T\n\x18ListConversationsRequest\x12\x16\n\tpage_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\tB\x0c\n\n_page_size\"f\n\x19ListConversationsResponse\x12\x30\n\rconversations\x18\x01 \x03(\x0b\x32\x19.internvl.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x10StartTurnRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.internvl.v1.ChatRequest\"$\n\x11StartTurnResponse\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"!\n\x0eGetTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"\xed\x01\n\x0fGetTurnResponse\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.internvl.v1.TurnState\x12\x0c\n\x04text\x18\x03 \x01(\t\x12/\n\x08\x65ncoding\x18\x04 \x03(\x0b\x32\x1d.internvl.v1.EncodingProgress\x12\x15\n\rlast_event_id\x18\x05 \x01(\x04\x12\'\n\x06result\x18\x06 \x01(\x0b\x32\x17.internvl.v1.ChatResult\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x14.internvl.v1.Failure\"\xed\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\x05\x66ield\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x08metadata\x18\x05 \x03(\x0b\x32\".internvl.v1.Failure.MetadataEntry\x12.\n\x0bretry_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_field\"<\n\x11\x41ttachTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x04\">\n\x12\x41ttachTurnResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.internvl.v1.ChatResponse\"$\n\x11\x43\x61ncelTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"\x14\n\x12\x43\x61ncelTurnResponse\"n\n\x10\x42\x61tchChatRequest\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.internvl.v1.ChatRequest\x12\x1b\n\x0emax_concurrent\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_max_concurrent\"\x9c\x01\n\x11\x42\x61tchChatResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12)\n\x06result\x18\x02 \x01(\x0b\x32\x17.internvl.v1.ChatResultH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.internvl.v1.FailureH\x00\x12\x0c\n\x04\x64one\x18\x04 \x01(\r\x12\r\n\x05total\x18\x05 \x01(\rB\t\n\x07outcome\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"J\n\x17GetConversationResponse\x12/\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x19.internvl.v1.Conversation\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"\x13\n\x11ServerInfoRequest\"s\n\x12ServerInfoResponse\x12+\n\x03llm\x18\x01 \x01(\x0b\x32\x1e.internvl.v1.ModelInfoResponse\x12\x30\n\x06vision\x18\x02 \x01(\x0b\x32 .internvl.v1.EncoderInfoResponse*\x8f\x01\n\x0bTurnOutcome\x12\x1c\n\x18TURN_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11TURN_OUTCOME_STOP\x10\x01\x12\x17\n\x13TURN_OUTCOME_LENGTH\x10\x02\x12\x1a\n\x16TURN_OUTCOME_CANCELLED\x10\x03\x12\x16\n\x12TURN_OUTCOME_ERROR\x10\x04*\x85\x01\n\tTurnState\x12\x1a\n\x16TURN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATE_RUNNING\x10\x01\x12\x13\n\x0fTURN_STATE_DONE\x10\x02\x12\x15\n\x11TURN_STATE_FAILED\x10\x03\x12\x18\n\x14TURN_STATE_CANCELLED\x10\x04\x32\x90\n\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x18.internvl.v1.ChatRequest\x1a\x19.internvl.v1.ChatResponse0\x01\x12J\n\tStartTurn\x12\x1d.internvl.v1.StartTurnRequest\x1a\x1e.internvl.v1.StartTurnResponse\x12\x44\n\x07GetTurn\x12\x1b.internvl.v1.GetTurnRequest\x1a\x1c.internvl.v1.GetTurnResponse\x12O\n\nAttachTurn\x12\x1e.internvl.v1.AttachTurnRequest\x1a\x1f.internvl.v1.AttachTurnResponse0\x01\x12M\n\nCancelTurn\x12\x1e.internvl.v1.CancelTurnRequest\x1a\x1f.internvl.v1.CancelTurnResponse\x12L\n\tBatchChat\x12\x1d.internvl.v1.BatchChatRequest\x1a\x1e.internvl.v1.BatchChatResponse0\x01\x12G\n\x08PlanTurn\x12\x1c.internvl.v1.PlanTurnRequest\x1a\x1d.internvl.v1.PlanTurnResponse\x12R\n\x0bUploadMedia\x12\x1f.internvl.v1.UploadMediaRequest\x1a .internvl.v1.UploadMediaResponse(\x01\x12\x65\n\x12\x43reateConversation\x12&.internvl.v1.CreateConversationRequest\x1a\'.internvl.v1.CreateConversationResponse\x12\x62\n\x11ListConversations\x12%.internvl.v1.ListConversationsRequest\x1a&.internvl.v1.ListConversationsResponse\x12\\\n\x0fGetConversation\x12#.internvl.v1.GetConversationRequest\x1a$.internvl.v1.GetConversationResponse\x12\x65\n\x12UpdateConversation\x12&.internvl.v1.UpdateConversationRequest\x1a\'.internvl.v1.UpdateConversationResponse\x12_\n\x10\x46orkConversation\x12$.internvl.v1.ForkConversationRequest\x1a%.internvl.v1.ForkConversationResponse\x12\x65\n\x12\x44\x65leteConversation\x12&.internvl.v1.DeleteConversationRequest\x1a\'.internvl.v1.DeleteConversationResponse\x12M\n\nServerInfo\x12\x1e.internvl.v1.ServerInfoRequest\x1a\x1f.internvl.v1.ServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'internvl.v1.chat_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHATREQUEST']._serialized_start=173
-  _globals['_CHATREQUEST']._serialized_end=471
-  _globals['_CHATRESPONSE']._serialized_start=474
-  _globals['_CHATRESPONSE']._serialized_end=678
-  _globals['_CHATSTARTED']._serialized_start=680
-  _globals['_CHATSTARTED']._serialized_end=803
-  _globals['_ENCODINGPROGRESS']._serialized_start=805
-  _globals['_ENCODINGPROGRESS']._serialized_end=886
-  _globals['_CHATRESULT']._serialized_start=889
-  _globals['_CHATRESULT']._serialized_end=1246
-  _globals['_PLANTURNREQUEST']._serialized_start=1249
-  _globals['_PLANTURNREQUEST']._serialized_end=1400
-  _globals['_PLANTURNRESPONSE']._serialized_start=1403
-  _globals['_PLANTURNRESPONSE']._serialized_end=1548
-  _globals['_UPLOADMEDIAREQUEST']._serialized_start=1550
-  _globals['_UPLOADMEDIAREQUEST']._serialized_end=1585
-  _globals['_UPLOADMEDIARESPONSE']._serialized_start=1587
-  _globals['_UPLOADMEDIARESPONSE']._serialized_end=1690
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=1692
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=1761
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=1763
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=1840
-  _globals['_CONVERSATION']._serialized_start=1843
-  _globals['_CONVERSATION']._serialized_end=2037
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=2039
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=2088
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=2090
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=2164
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2166
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2218
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2220
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2248
-  _globals['_SERVERINFOREQUEST']._serialized_start=2250
-  _globals['_SERVERINFOREQUEST']._serialized_end=2269
-  _globals['_SERVERINFORESPONSE']._serialized_start=2271
-  _globals['_SERVERINFORESPONSE']._serialized_end=2386
-  _globals['_CHATSERVICE']._serialized_start=2389
-  _globals['_CHATSERVICE']._serialized_end=3001
+  _globals['_FAILURE_METADATAENTRY']._loaded_options = None
+  _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_TURNOUTCOME']._serialized_start=4924
+  _globals['_TURNOUTCOME']._serialized_end=5067
+  _globals['_TURNSTATE']._serialized_start=5070
+  _globals['_TURNSTATE']._serialized_end=5203
+  _globals['_CHATREQUEST']._serialized_start=205
+  _globals['_CHATREQUEST']._serialized_end=666
+  _globals['_CHATRESPONSE']._serialized_start=669
+  _globals['_CHATRESPONSE']._serialized_end=891
+  _globals['_CHATSTARTED']._serialized_start=894
+  _globals['_CHATSTARTED']._serialized_end=1034
+  _globals['_ENCODINGPROGRESS']._serialized_start=1036
+  _globals['_ENCODINGPROGRESS']._serialized_end=1117
+  _globals['_CHATRESULT']._serialized_start=1120
+  _globals['_CHATRESULT']._serialized_end=1477
+  _globals['_PLANTURNREQUEST']._serialized_start=1480
+  _globals['_PLANTURNREQUEST']._serialized_end=1713
+  _globals['_PLANTURNRESPONSE']._serialized_start=1716
+  _globals['_PLANTURNRESPONSE']._serialized_end=1993
+  _globals['_UPLOADMEDIAREQUEST']._serialized_start=1995
+  _globals['_UPLOADMEDIAREQUEST']._serialized_end=2030
+  _globals['_UPLOADMEDIARESPONSE']._serialized_start=2032
+  _globals['_UPLOADMEDIARESPONSE']._serialized_end=2135
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=2138
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=2286
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=2288
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=2365
+  _globals['_CONVERSATION']._serialized_start=2368
+  _globals['_CONVERSATION']._serialized_end=2666
+  _globals['_TURNRECORD']._serialized_start=2669
+  _globals['_TURNRECORD']._serialized_end=2910
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_start=2913
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_end=3044
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_start=3046
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_end=3123
+  _globals['_FORKCONVERSATIONREQUEST']._serialized_start=3125
+  _globals['_FORKCONVERSATIONREQUEST']._serialized_end=3235
+  _globals['_FORKCONVERSATIONRESPONSE']._serialized_start=3237
+  _globals['_FORKCONVERSATIONRESPONSE']._serialized_end=3312
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=3314
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=3398
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=3400
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=3502
+  _globals['_STARTTURNREQUEST']._serialized_start=3504
+  _globals['_STARTTURNREQUEST']._serialized_end=3562
+  _globals['_STARTTURNRESPONSE']._serialized_start=3564
+  _globals['_STARTTURNRESPONSE']._serialized_end=3600
+  _globals['_GETTURNREQUEST']._serialized_start=3602
+  _globals['_GETTURNREQUEST']._serialized_end=3635
+  _globals['_GETTURNRESPONSE']._serialized_start=3638
+  _globals['_GETTURNRESPONSE']._serialized_end=3875
+  _globals['_FAILURE']._serialized_start=3878
+  _globals['_FAILURE']._serialized_end=4115
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=4058
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=4105
+  _globals['_ATTACHTURNREQUEST']._serialized_start=4117
+  _globals['_ATTACHTURNREQUEST']._serialized_end=4177
+  _globals['_ATTACHTURNRESPONSE']._serialized_start=4179
+  _globals['_ATTACHTURNRESPONSE']._serialized_end=4241
+  _globals['_CANCELTURNREQUEST']._serialized_start=4243
+  _globals['_CANCELTURNREQUEST']._serialized_end=4279
+  _globals['_CANCELTURNRESPONSE']._serialized_start=4281
+  _globals['_CANCELTURNRESPONSE']._serialized_end=4301
+  _globals['_BATCHCHATREQUEST']._serialized_start=4303
+  _globals['_BATCHCHATREQUEST']._serialized_end=4413
+  _globals['_BATCHCHATRESPONSE']._serialized_start=4416
+  _globals['_BATCHCHATRESPONSE']._serialized_end=4572
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=4574
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=4623
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=4625
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=4699
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=4701
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=4753
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=4755
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=4783
+  _globals['_SERVERINFOREQUEST']._serialized_start=4785
+  _globals['_SERVERINFOREQUEST']._serialized_end=4804
+  _globals['_SERVERINFORESPONSE']._serialized_start=4806
+  _globals['_SERVERINFORESPONSE']._serialized_end=4921
+  _globals['_CHATSERVICE']._serialized_start=5206
+  _globals['_CHATSERVICE']._serialized_end=6502
 # @@protoc_insertion_point(module_scope)

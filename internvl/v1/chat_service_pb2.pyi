@@ -6,7 +6,9 @@ The gateway's public API: chat about pictures and films."""
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import internvl.v1.content_pb2
@@ -22,6 +24,70 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _TurnOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TurnOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TurnOutcome.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TURN_OUTCOME_UNSPECIFIED: _TurnOutcome.ValueType  # 0
+    """Never sent."""
+    TURN_OUTCOME_STOP: _TurnOutcome.ValueType  # 1
+    """The model ended it, or a stop string or stop token was met."""
+    TURN_OUTCOME_LENGTH: _TurnOutcome.ValueType  # 2
+    """`max_tokens` or the end of the context was reached."""
+    TURN_OUTCOME_CANCELLED: _TurnOutcome.ValueType  # 3
+    """Its client cancelled it, left or ran out of time; the text so far is kept."""
+    TURN_OUTCOME_ERROR: _TurnOutcome.ValueType  # 4
+    """It failed on the way; the text so far is kept."""
+
+class TurnOutcome(_TurnOutcome, metaclass=_TurnOutcomeEnumTypeWrapper):
+    """How an answer ended, for good."""
+
+TURN_OUTCOME_UNSPECIFIED: TurnOutcome.ValueType  # 0
+"""Never sent."""
+TURN_OUTCOME_STOP: TurnOutcome.ValueType  # 1
+"""The model ended it, or a stop string or stop token was met."""
+TURN_OUTCOME_LENGTH: TurnOutcome.ValueType  # 2
+"""`max_tokens` or the end of the context was reached."""
+TURN_OUTCOME_CANCELLED: TurnOutcome.ValueType  # 3
+"""Its client cancelled it, left or ran out of time; the text so far is kept."""
+TURN_OUTCOME_ERROR: TurnOutcome.ValueType  # 4
+"""It failed on the way; the text so far is kept."""
+Global___TurnOutcome: typing_extensions.TypeAlias = TurnOutcome
+
+class _TurnState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TurnStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TurnState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TURN_STATE_UNSPECIFIED: _TurnState.ValueType  # 0
+    """Never sent."""
+    TURN_STATE_RUNNING: _TurnState.ValueType  # 1
+    """It waits or runs."""
+    TURN_STATE_DONE: _TurnState.ValueType  # 2
+    """It has its result."""
+    TURN_STATE_FAILED: _TurnState.ValueType  # 3
+    """It failed."""
+    TURN_STATE_CANCELLED: _TurnState.ValueType  # 4
+    """It was cancelled."""
+
+class TurnState(_TurnState, metaclass=_TurnStateEnumTypeWrapper):
+    """How far a turn has come."""
+
+TURN_STATE_UNSPECIFIED: TurnState.ValueType  # 0
+"""Never sent."""
+TURN_STATE_RUNNING: TurnState.ValueType  # 1
+"""It waits or runs."""
+TURN_STATE_DONE: TurnState.ValueType  # 2
+"""It has its result."""
+TURN_STATE_FAILED: TurnState.ValueType  # 3
+"""It failed."""
+TURN_STATE_CANCELLED: TurnState.ValueType  # 4
+"""It was cancelled."""
+Global___TurnState: typing_extensions.TypeAlias = TurnState
+
 @typing.final
 class ChatRequest(google.protobuf.message.Message):
     """One turn."""
@@ -35,6 +101,10 @@ class ChatRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     WANT_REPLAY_BUNDLE_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    TILE_BUDGET_FIELD_NUMBER: builtins.int
+    RESUMABLE_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """The conversation to continue. Default: none; the gateway then keeps nothing of this turn but uploaded media."""
     request_id: builtins.str
@@ -43,6 +113,23 @@ class ChatRequest(google.protobuf.message.Message):
     """As in `GenerateOpen`. Default: 0."""
     want_replay_bundle: builtins.bool
     """As in `GenerateOpen`: `result` then carries the bundle. Default: false."""
+    idempotency_key: builtins.str
+    """Name of this turn within its conversation, or, without one, within the caller's tenant: a repeated call with the
+    same key and the same request gets the same answer, generated once; with another request it is refused. 1 to 128
+    of the characters A-Z a-z 0-9 _ . : / -. Default: none.
+    """
+    expected_version: builtins.int
+    """The version of the conversation that this turn continues; if it has changed, the turn is refused with ABORTED
+    before anything is computed. Only with `conversation_id`. Default: whatever it is when the turn begins.
+    """
+    tile_budget: builtins.int
+    """Most tiles of all pictures and films of this turn's new messages together. What would make more gets fewer tiles
+    each, as `ChatStarted.layouts` tells. Default: no bound but those of each item.
+    """
+    resumable: builtins.bool
+    """Whether the turn goes on when its client is lost, so that `AttachTurn` can read on; if false, a lost client
+    cancels it. A client that cancels its call is lost. Default: false.
+    """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.Message]:
         """Without `conversation_id`: the whole conversation so far. With it: only what is new. The last message is the
@@ -67,15 +154,25 @@ class ChatRequest(google.protobuf.message.Message):
         request_id: builtins.str | None = ...,
         priority: builtins.int | None = ...,
         want_replay_bundle: builtins.bool = ...,
+        idempotency_key: builtins.str | None = ...,
+        expected_version: builtins.int | None = ...,
+        tile_budget: builtins.int | None = ...,
+        resumable: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_priority", b"_priority", "_request_id", b"_request_id", "conversation_id", b"conversation_id", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_priority", b"_priority", "_request_id", b"_request_id", "conversation_id", b"conversation_id", "messages", b"messages", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "want_replay_bundle", b"want_replay_bundle"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_expected_version", b"_expected_version", "_idempotency_key", b"_idempotency_key", "_priority", b"_priority", "_request_id", b"_request_id", "_tile_budget", b"_tile_budget", "conversation_id", b"conversation_id", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "tile_budget", b"tile_budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_expected_version", b"_expected_version", "_idempotency_key", b"_idempotency_key", "_priority", b"_priority", "_request_id", b"_request_id", "_tile_budget", b"_tile_budget", "conversation_id", b"conversation_id", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "messages", b"messages", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resumable", b"resumable", "sampling", b"sampling", "tile_budget", b"tile_budget", "want_replay_bundle", b"want_replay_bundle"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_conversation_id", b"_conversation_id"]) -> typing.Literal["conversation_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_expected_version", b"_expected_version"]) -> typing.Literal["expected_version"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_idempotency_key", b"_idempotency_key"]) -> typing.Literal["idempotency_key"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tile_budget", b"_tile_budget"]) -> typing.Literal["tile_budget"] | None: ...
 
 Global___ChatRequest: typing_extensions.TypeAlias = ChatRequest
 
@@ -89,6 +186,9 @@ class ChatResponse(google.protobuf.message.Message):
     ENCODING_FIELD_NUMBER: builtins.int
     DELTA_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    event_id: builtins.int
+    """Number of this event within its turn, from 1. `AttachTurn` goes on behind it."""
     @property
     def started(self) -> Global___ChatStarted:
         """The turn is under way. The first event."""
@@ -112,9 +212,10 @@ class ChatResponse(google.protobuf.message.Message):
         encoding: Global___EncodingProgress | None = ...,
         delta: internvl.v1.llm_service_pb2.TokenDelta | None = ...,
         result: Global___ChatResult | None = ...,
+        event_id: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["delta", b"delta", "encoding", b"encoding", "event", b"event", "result", b"result", "started", b"started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delta", b"delta", "encoding", b"encoding", "event", b"event", "result", b"result", "started", b"started"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delta", b"delta", "encoding", b"encoding", "event", b"event", "event_id", b"event_id", "result", b"result", "started", b"started"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "encoding", "delta", "result"] | None: ...
 
 Global___ChatResponse: typing_extensions.TypeAlias = ChatResponse
@@ -129,12 +230,15 @@ class ChatStarted(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
     LAYOUTS_FIELD_NUMBER: builtins.int
+    TURN_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Name of this request in logs."""
     prompt_tokens: builtins.int
     """Tokens of the prompt, visual tokens included."""
     cached_tokens: builtins.int
     """Prompt tokens whose keys and values were still cached."""
+    turn_id: builtins.str
+    """Name of this turn, for `AttachTurn`, `GetTurn` and `CancelTurn`."""
     @property
     def layouts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.VisualLayout]:
         """Layouts of all pictures and films of the prompt, in order."""
@@ -146,8 +250,9 @@ class ChatStarted(google.protobuf.message.Message):
         prompt_tokens: builtins.int = ...,
         cached_tokens: builtins.int = ...,
         layouts: collections.abc.Iterable[internvl.v1.content_pb2.VisualLayout] | None = ...,
+        turn_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "layouts", b"layouts", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "layouts", b"layouts", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "turn_id", b"turn_id"]) -> None: ...
 
 Global___ChatStarted: typing_extensions.TypeAlias = ChatStarted
 
@@ -247,8 +352,14 @@ class PlanTurnRequest(google.protobuf.message.Message):
     MESSAGES_FIELD_NUMBER: builtins.int
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
+    TILE_BUDGET_FIELD_NUMBER: builtins.int
+    MAX_TOKENS_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """As in `ChatRequest`."""
+    tile_budget: builtins.int
+    """As in `ChatRequest`."""
+    max_tokens: builtins.int
+    """Most tokens of the answer, as in `SamplingParams.max_tokens`; `kv_bytes` and `fits` count them. Default: its."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.Message]:
         """As in `ChatRequest`."""
@@ -263,10 +374,17 @@ class PlanTurnRequest(google.protobuf.message.Message):
         messages: collections.abc.Iterable[internvl.v1.content_pb2.Message] | None = ...,
         conversation_id: builtins.str | None = ...,
         prompt: internvl.v1.llm_service_pb2.PromptOptions | None = ...,
+        tile_budget: builtins.int | None = ...,
+        max_tokens: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "conversation_id", b"conversation_id", "prompt", b"prompt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "conversation_id", b"conversation_id", "messages", b"messages", "prompt", b"prompt"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_max_tokens", b"_max_tokens", "_tile_budget", b"_tile_budget", "conversation_id", b"conversation_id", "max_tokens", b"max_tokens", "prompt", b"prompt", "tile_budget", b"tile_budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_conversation_id", b"_conversation_id", "_max_tokens", b"_max_tokens", "_tile_budget", b"_tile_budget", "conversation_id", b"conversation_id", "max_tokens", b"max_tokens", "messages", b"messages", "prompt", b"prompt", "tile_budget", b"tile_budget"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_conversation_id", b"_conversation_id"]) -> typing.Literal["conversation_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tile_budget", b"_tile_budget"]) -> typing.Literal["tile_budget"] | None: ...
 
 Global___PlanTurnRequest: typing_extensions.TypeAlias = PlanTurnRequest
 
@@ -281,6 +399,12 @@ class PlanTurnResponse(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     CONTEXT_LIMIT_FIELD_NUMBER: builtins.int
     FITS_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    TILES_FIELD_NUMBER: builtins.int
+    TILES_TO_ENCODE_FIELD_NUMBER: builtins.int
+    KV_BYTES_FIELD_NUMBER: builtins.int
+    KV_BUDGET_BYTES_FIELD_NUMBER: builtins.int
+    EXPECTED_WAIT_MS_FIELD_NUMBER: builtins.int
     visual_tokens: builtins.int
     """Visual tokens of the prompt."""
     prompt_tokens: builtins.int
@@ -289,6 +413,18 @@ class PlanTurnResponse(google.protobuf.message.Message):
     """Most tokens of prompt and answer together."""
     fits: builtins.bool
     """Whether the prompt leaves room for at least one token of answer."""
+    cached_tokens: builtins.int
+    """Prompt tokens whose keys and values are cached on the replica that would answer. They cost next to nothing."""
+    tiles: builtins.int
+    """Tiles of all layouts together."""
+    tiles_to_encode: builtins.int
+    """Tiles that would have to be encoded."""
+    kv_bytes: builtins.int
+    """Memory that keys and values of prompt and answer would take, in bytes."""
+    kv_budget_bytes: builtins.int
+    """Memory of the key-value cache, in bytes."""
+    expected_wait_ms: builtins.float
+    """Expected wait before the language tier begins with the prompt, in milliseconds."""
     @property
     def layouts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.VisualLayout]:
         """Layouts of all pictures and films of the prompt, in order, without `visual_id`."""
@@ -301,8 +437,14 @@ class PlanTurnResponse(google.protobuf.message.Message):
         prompt_tokens: builtins.int = ...,
         context_limit: builtins.int = ...,
         fits: builtins.bool = ...,
+        cached_tokens: builtins.int = ...,
+        tiles: builtins.int = ...,
+        tiles_to_encode: builtins.int = ...,
+        kv_bytes: builtins.int = ...,
+        kv_budget_bytes: builtins.int = ...,
+        expected_wait_ms: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_limit", b"context_limit", "fits", b"fits", "layouts", b"layouts", "prompt_tokens", b"prompt_tokens", "visual_tokens", b"visual_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "context_limit", b"context_limit", "expected_wait_ms", b"expected_wait_ms", "fits", b"fits", "kv_budget_bytes", b"kv_budget_bytes", "kv_bytes", b"kv_bytes", "layouts", b"layouts", "prompt_tokens", b"prompt_tokens", "tiles", b"tiles", "tiles_to_encode", b"tiles_to_encode", "visual_tokens", b"visual_tokens"]) -> None: ...
 
 Global___PlanTurnResponse: typing_extensions.TypeAlias = PlanTurnResponse
 
@@ -360,16 +502,29 @@ class CreateConversationRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SYSTEM_TEXT_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    TIME_TO_LIVE_FIELD_NUMBER: builtins.int
     system_text: builtins.str
     """Instructions for the whole conversation. Default: the system text the model was trained with."""
+    title: builtins.str
+    """Name for people, at most 256 characters. Default: empty."""
+    @property
+    def time_to_live(self) -> google.protobuf.duration_pb2.Duration:
+        """How long it is kept after its last change. Default and most: the gateway's own setting."""
+
     def __init__(
         self,
         *,
         system_text: builtins.str | None = ...,
+        title: builtins.str | None = ...,
+        time_to_live: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_system_text", b"_system_text", "system_text", b"system_text"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_system_text", b"_system_text", "system_text", b"system_text"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_system_text", b"_system_text", "_title", b"_title", "system_text", b"system_text", "time_to_live", b"time_to_live", "title", b"title"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_system_text", b"_system_text", "_title", b"_title", "system_text", b"system_text", "time_to_live", b"time_to_live", "title", b"title"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_system_text", b"_system_text"]) -> typing.Literal["system_text"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_title", b"_title"]) -> typing.Literal["title"] | None: ...
 
 Global___CreateConversationRequest: typing_extensions.TypeAlias = CreateConversationRequest
 
@@ -405,10 +560,15 @@ class Conversation(google.protobuf.message.Message):
     MESSAGES_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    TURNS_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """Its id."""
     version: builtins.int
     """Counts the turns; grows by one with each."""
+    title: builtins.str
+    """Name for people."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.Message]:
         """All messages, oldest first. Media is held by id."""
@@ -421,6 +581,14 @@ class Conversation(google.protobuf.message.Message):
     def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @property
+    def turns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TurnRecord]:
+        """How each turn ended, oldest first; as many as `version` says."""
+
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it will be forgotten if nothing changes it. Unset: never."""
+
     def __init__(
         self,
         *,
@@ -429,11 +597,518 @@ class Conversation(google.protobuf.message.Message):
         messages: collections.abc.Iterable[internvl.v1.content_pb2.Message] | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        title: builtins.str = ...,
+        turns: collections.abc.Iterable[Global___TurnRecord] | None = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "create_time", b"create_time", "messages", b"messages", "update_time", b"update_time", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "create_time", b"create_time", "expire_time", b"expire_time", "messages", b"messages", "title", b"title", "turns", b"turns", "update_time", b"update_time", "version", b"version"]) -> None: ...
 
 Global___Conversation: typing_extensions.TypeAlias = Conversation
+
+@typing.final
+class TurnRecord(google.protobuf.message.Message):
+    """How a stored turn ended."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    MESSAGES_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    TURN_ID_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """Version of the conversation that this turn made, from 1."""
+    messages: builtins.int
+    """Messages of `Conversation.messages` that belong to it. The last one is the answer, whole or partial."""
+    outcome: Global___TurnOutcome.ValueType
+    """How its answer ended."""
+    idempotency_key: builtins.str
+    """Its idempotency key, if it had one."""
+    turn_id: builtins.str
+    """Its name."""
+    @property
+    def usage(self) -> internvl.v1.llm_service_pb2.Usage:
+        """What was counted."""
+
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was stored."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        messages: builtins.int = ...,
+        outcome: Global___TurnOutcome.ValueType = ...,
+        usage: internvl.v1.llm_service_pb2.Usage | None = ...,
+        idempotency_key: builtins.str | None = ...,
+        turn_id: builtins.str = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_idempotency_key", b"_idempotency_key", "create_time", b"create_time", "idempotency_key", b"idempotency_key", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_idempotency_key", b"_idempotency_key", "create_time", b"create_time", "idempotency_key", b"idempotency_key", "messages", b"messages", "outcome", b"outcome", "turn_id", b"turn_id", "usage", b"usage", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_idempotency_key", b"_idempotency_key"]) -> typing.Literal["idempotency_key"] | None: ...
+
+Global___TurnRecord: typing_extensions.TypeAlias = TurnRecord
+
+@typing.final
+class UpdateConversationRequest(google.protobuf.message.Message):
+    """Changes a conversation. What is unset stays."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    TIME_TO_LIVE_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """Its id. Required."""
+    title: builtins.str
+    """Its new name, at most 256 characters."""
+    @property
+    def time_to_live(self) -> google.protobuf.duration_pb2.Duration:
+        """As in `CreateConversationRequest`."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        title: builtins.str | None = ...,
+        time_to_live: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_title", b"_title", "time_to_live", b"time_to_live", "title", b"title"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_title", b"_title", "conversation_id", b"conversation_id", "time_to_live", b"time_to_live", "title", b"title"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_title", b"_title"]) -> typing.Literal["title"] | None: ...
+
+Global___UpdateConversationRequest: typing_extensions.TypeAlias = UpdateConversationRequest
+
+@typing.final
+class UpdateConversationResponse(google.protobuf.message.Message):
+    """The changed conversation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_FIELD_NUMBER: builtins.int
+    @property
+    def conversation(self) -> Global___Conversation:
+        """The conversation, without its messages."""
+
+    def __init__(
+        self,
+        *,
+        conversation: Global___Conversation | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["conversation", b"conversation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversation", b"conversation"]) -> None: ...
+
+Global___UpdateConversationResponse: typing_extensions.TypeAlias = UpdateConversationResponse
+
+@typing.final
+class ForkConversationRequest(google.protobuf.message.Message):
+    """Copies the beginning of a conversation into a new one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    TURNS_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """The conversation to copy from. Required."""
+    turns: builtins.int
+    """Turns to copy. Default: all."""
+    title: builtins.str
+    """Name of the new one, at most 256 characters. Default: that of the old one."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        turns: builtins.int | None = ...,
+        title: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_title", b"_title", "_turns", b"_turns", "title", b"title", "turns", b"turns"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_title", b"_title", "_turns", b"_turns", "conversation_id", b"conversation_id", "title", b"title", "turns", b"turns"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_title", b"_title"]) -> typing.Literal["title"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_turns", b"_turns"]) -> typing.Literal["turns"] | None: ...
+
+Global___ForkConversationRequest: typing_extensions.TypeAlias = ForkConversationRequest
+
+@typing.final
+class ForkConversationResponse(google.protobuf.message.Message):
+    """The new conversation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_FIELD_NUMBER: builtins.int
+    @property
+    def conversation(self) -> Global___Conversation:
+        """The conversation, with its messages."""
+
+    def __init__(
+        self,
+        *,
+        conversation: Global___Conversation | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["conversation", b"conversation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversation", b"conversation"]) -> None: ...
+
+Global___ForkConversationResponse: typing_extensions.TypeAlias = ForkConversationResponse
+
+@typing.final
+class ListConversationsRequest(google.protobuf.message.Message):
+    """Asks for a page of conversations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """Most conversations of the page. Default: 50. Range 1 to 500."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Default: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int | None = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_page_size", b"_page_size", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_page_size", b"_page_size"]) -> typing.Literal["page_size"] | None: ...
+
+Global___ListConversationsRequest: typing_extensions.TypeAlias = ListConversationsRequest
+
+@typing.final
+class ListConversationsResponse(google.protobuf.message.Message):
+    """A page of conversations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Asks for the next page. Empty on the last one."""
+    @property
+    def conversations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Conversation]:
+        """The conversations, without their messages."""
+
+    def __init__(
+        self,
+        *,
+        conversations: collections.abc.Iterable[Global___Conversation] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListConversationsResponse: typing_extensions.TypeAlias = ListConversationsResponse
+
+@typing.final
+class StartTurnRequest(google.protobuf.message.Message):
+    """A turn to run in the background."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHAT_FIELD_NUMBER: builtins.int
+    @property
+    def chat(self) -> Global___ChatRequest:
+        """The turn. `resumable` is taken as true."""
+
+    def __init__(
+        self,
+        *,
+        chat: Global___ChatRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chat", b"chat"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chat", b"chat"]) -> None: ...
+
+Global___StartTurnRequest: typing_extensions.TypeAlias = StartTurnRequest
+
+@typing.final
+class StartTurnResponse(google.protobuf.message.Message):
+    """The turn is on its way."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: builtins.int
+    turn_id: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        turn_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["turn_id", b"turn_id"]) -> None: ...
+
+Global___StartTurnResponse: typing_extensions.TypeAlias = StartTurnResponse
+
+@typing.final
+class GetTurnRequest(google.protobuf.message.Message):
+    """Asks for the state of a turn."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: builtins.int
+    turn_id: builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        turn_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["turn_id", b"turn_id"]) -> None: ...
+
+Global___GetTurnRequest: typing_extensions.TypeAlias = GetTurnRequest
+
+@typing.final
+class GetTurnResponse(google.protobuf.message.Message):
+    """The state of a turn."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    ENCODING_FIELD_NUMBER: builtins.int
+    LAST_EVENT_ID_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    turn_id: builtins.str
+    """Its name."""
+    state: Global___TurnState.ValueType
+    """How far it has come."""
+    text: builtins.str
+    """The text of its first answer so far."""
+    last_event_id: builtins.int
+    """Number of its last event."""
+    @property
+    def encoding(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EncodingProgress]:
+        """How far the encoding of its new media has come, an entry for each item that had to be encoded."""
+
+    @property
+    def result(self) -> Global___ChatResult:
+        """Its result, once it is done."""
+
+    @property
+    def error(self) -> Global___Failure:
+        """Why it failed."""
+
+    def __init__(
+        self,
+        *,
+        turn_id: builtins.str = ...,
+        state: Global___TurnState.ValueType = ...,
+        text: builtins.str = ...,
+        encoding: collections.abc.Iterable[Global___EncodingProgress] | None = ...,
+        last_event_id: builtins.int = ...,
+        result: Global___ChatResult | None = ...,
+        error: Global___Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "error", b"error", "last_event_id", b"last_event_id", "result", b"result", "state", b"state", "text", b"text", "turn_id", b"turn_id"]) -> None: ...
+
+Global___GetTurnResponse: typing_extensions.TypeAlias = GetTurnResponse
+
+@typing.final
+class Failure(google.protobuf.message.Message):
+    """Why a turn has no result: what the status of a call of its own would say."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class MetadataEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    FIELD_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    RETRY_DELAY_FIELD_NUMBER: builtins.int
+    code: builtins.int
+    """Number of the gRPC status code."""
+    message: builtins.str
+    """One sentence for the caller."""
+    reason: builtins.str
+    """Stable upper-case identifier, as in `google.rpc.ErrorInfo.reason`."""
+    field: builtins.str
+    """Path of the request's field at fault, if it is one."""
+    @property
+    def metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Small machine-readable facts, as in `google.rpc.ErrorInfo.metadata`."""
+
+    @property
+    def retry_delay(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait before the next attempt, if one may help."""
+
+    def __init__(
+        self,
+        *,
+        code: builtins.int = ...,
+        message: builtins.str = ...,
+        reason: builtins.str = ...,
+        field: builtins.str | None = ...,
+        metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        retry_delay: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_field", b"_field", "field", b"field", "retry_delay", b"retry_delay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_field", b"_field", "code", b"code", "field", b"field", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_delay", b"retry_delay"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_field", b"_field"]) -> typing.Literal["field"] | None: ...
+
+Global___Failure: typing_extensions.TypeAlias = Failure
+
+@typing.final
+class AttachTurnRequest(google.protobuf.message.Message):
+    """Reads on in a turn."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: builtins.int
+    AFTER_EVENT_ID_FIELD_NUMBER: builtins.int
+    turn_id: builtins.str
+    """Its name. Required."""
+    after_event_id: builtins.int
+    """Number of the last event that was seen. Default: 0, from the beginning."""
+    def __init__(
+        self,
+        *,
+        turn_id: builtins.str = ...,
+        after_event_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_event_id", b"after_event_id", "turn_id", b"turn_id"]) -> None: ...
+
+Global___AttachTurnRequest: typing_extensions.TypeAlias = AttachTurnRequest
+
+@typing.final
+class AttachTurnResponse(google.protobuf.message.Message):
+    """One event of the turn."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: builtins.int
+    @property
+    def event(self) -> Global___ChatResponse:
+        """The event, as `Chat` would send it."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___ChatResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event"]) -> None: ...
+
+Global___AttachTurnResponse: typing_extensions.TypeAlias = AttachTurnResponse
+
+@typing.final
+class CancelTurnRequest(google.protobuf.message.Message):
+    """Ends a turn."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: builtins.int
+    turn_id: builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        turn_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["turn_id", b"turn_id"]) -> None: ...
+
+Global___CancelTurnRequest: typing_extensions.TypeAlias = CancelTurnRequest
+
+@typing.final
+class CancelTurnResponse(google.protobuf.message.Message):
+    """The turn has ended, or had before."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___CancelTurnResponse: typing_extensions.TypeAlias = CancelTurnResponse
+
+@typing.final
+class BatchChatRequest(google.protobuf.message.Message):
+    """Many questions at once."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: builtins.int
+    MAX_CONCURRENT_FIELD_NUMBER: builtins.int
+    max_concurrent: builtins.int
+    """Most of them under way at the same time. Default: 8. Range 1 to 64."""
+    @property
+    def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChatRequest]:
+        """The turns, each independent of the others and without `conversation_id`. 1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        requests: collections.abc.Iterable[Global___ChatRequest] | None = ...,
+        max_concurrent: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_concurrent", b"_max_concurrent", "max_concurrent", b"max_concurrent"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_concurrent", b"_max_concurrent", "max_concurrent", b"max_concurrent", "requests", b"requests"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_max_concurrent", b"_max_concurrent"]) -> typing.Literal["max_concurrent"] | None: ...
+
+Global___BatchChatRequest: typing_extensions.TypeAlias = BatchChatRequest
+
+@typing.final
+class BatchChatResponse(google.protobuf.message.Message):
+    """One message of a batch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Number of the question within the batch, from 0."""
+    done: builtins.int
+    """Questions that have ended by now, this one included."""
+    total: builtins.int
+    """Questions of the batch."""
+    @property
+    def result(self) -> Global___ChatResult:
+        """Its answer."""
+
+    @property
+    def error(self) -> Global___Failure:
+        """Why it has none. The others go on."""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        result: Global___ChatResult | None = ...,
+        error: Global___Failure | None = ...,
+        done: builtins.int = ...,
+        total: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "error", b"error", "index", b"index", "outcome", b"outcome", "result", b"result", "total", b"total"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["result", "error"] | None: ...
+
+Global___BatchChatResponse: typing_extensions.TypeAlias = BatchChatResponse
 
 @typing.final
 class GetConversationRequest(google.protobuf.message.Message):

@@ -40,6 +40,31 @@ class ChatServiceStub(object):
                 request_serializer=internvl_dot_v1_dot_chat__service__pb2.ChatRequest.SerializeToString,
                 response_deserializer=internvl_dot_v1_dot_chat__service__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.StartTurn = channel.unary_unary(
+                '/internvl.v1.ChatService/StartTurn',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.StartTurnRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.StartTurnResponse.FromString,
+                _registered_method=True)
+        self.GetTurn = channel.unary_unary(
+                '/internvl.v1.ChatService/GetTurn',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.GetTurnRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.GetTurnResponse.FromString,
+                _registered_method=True)
+        self.AttachTurn = channel.unary_stream(
+                '/internvl.v1.ChatService/AttachTurn',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.AttachTurnRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.AttachTurnResponse.FromString,
+                _registered_method=True)
+        self.CancelTurn = channel.unary_unary(
+                '/internvl.v1.ChatService/CancelTurn',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.CancelTurnRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.CancelTurnResponse.FromString,
+                _registered_method=True)
+        self.BatchChat = channel.unary_stream(
+                '/internvl.v1.ChatService/BatchChat',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.BatchChatRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.BatchChatResponse.FromString,
+                _registered_method=True)
         self.PlanTurn = channel.unary_unary(
                 '/internvl.v1.ChatService/PlanTurn',
                 request_serializer=internvl_dot_v1_dot_chat__service__pb2.PlanTurnRequest.SerializeToString,
@@ -55,10 +80,25 @@ class ChatServiceStub(object):
                 request_serializer=internvl_dot_v1_dot_chat__service__pb2.CreateConversationRequest.SerializeToString,
                 response_deserializer=internvl_dot_v1_dot_chat__service__pb2.CreateConversationResponse.FromString,
                 _registered_method=True)
+        self.ListConversations = channel.unary_unary(
+                '/internvl.v1.ChatService/ListConversations',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.ListConversationsRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.ListConversationsResponse.FromString,
+                _registered_method=True)
         self.GetConversation = channel.unary_unary(
                 '/internvl.v1.ChatService/GetConversation',
                 request_serializer=internvl_dot_v1_dot_chat__service__pb2.GetConversationRequest.SerializeToString,
                 response_deserializer=internvl_dot_v1_dot_chat__service__pb2.GetConversationResponse.FromString,
+                _registered_method=True)
+        self.UpdateConversation = channel.unary_unary(
+                '/internvl.v1.ChatService/UpdateConversation',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.UpdateConversationRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.UpdateConversationResponse.FromString,
+                _registered_method=True)
+        self.ForkConversation = channel.unary_unary(
+                '/internvl.v1.ChatService/ForkConversation',
+                request_serializer=internvl_dot_v1_dot_chat__service__pb2.ForkConversationRequest.SerializeToString,
+                response_deserializer=internvl_dot_v1_dot_chat__service__pb2.ForkConversationResponse.FromString,
                 _registered_method=True)
         self.DeleteConversation = channel.unary_unary(
                 '/internvl.v1.ChatService/DeleteConversation',
@@ -77,7 +117,42 @@ class ChatServiceServicer(object):
     """
 
     def Chat(self, request, context):
-        """Streams the answer to one turn.
+        """Streams the answer to one turn. A client that loses the stream may read on with `AttachTurn`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartTurn(self, request, context):
+        """Runs a turn in the background, for long documents and films. It goes on without any client.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTurn(self, request, context):
+        """Tells how far a turn has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachTurn(self, request, context):
+        """Streams the events of a turn behind the last one seen: those kept first, then those still to come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTurn(self, request, context):
+        """Ends a turn wherever it is. What it said so far is kept in its conversation, as cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchChat(self, request, context):
+        """Answers many independent questions; each result is sent as soon as it is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,8 +179,29 @@ class ChatServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListConversations(self, request, context):
+        """Lists conversations, the last changed first, without their messages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetConversation(self, request, context):
         """Fetches a conversation with all its messages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateConversation(self, request, context):
+        """Changes the title or the time to live of a conversation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkConversation(self, request, context):
+        """Starts a conversation with the first turns of another one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +229,31 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     request_deserializer=internvl_dot_v1_dot_chat__service__pb2.ChatRequest.FromString,
                     response_serializer=internvl_dot_v1_dot_chat__service__pb2.ChatResponse.SerializeToString,
             ),
+            'StartTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartTurn,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.StartTurnRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.StartTurnResponse.SerializeToString,
+            ),
+            'GetTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTurn,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.GetTurnRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.GetTurnResponse.SerializeToString,
+            ),
+            'AttachTurn': grpc.unary_stream_rpc_method_handler(
+                    servicer.AttachTurn,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.AttachTurnRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.AttachTurnResponse.SerializeToString,
+            ),
+            'CancelTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTurn,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.CancelTurnRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.CancelTurnResponse.SerializeToString,
+            ),
+            'BatchChat': grpc.unary_stream_rpc_method_handler(
+                    servicer.BatchChat,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.BatchChatRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.BatchChatResponse.SerializeToString,
+            ),
             'PlanTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanTurn,
                     request_deserializer=internvl_dot_v1_dot_chat__service__pb2.PlanTurnRequest.FromString,
@@ -148,10 +269,25 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     request_deserializer=internvl_dot_v1_dot_chat__service__pb2.CreateConversationRequest.FromString,
                     response_serializer=internvl_dot_v1_dot_chat__service__pb2.CreateConversationResponse.SerializeToString,
             ),
+            'ListConversations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConversations,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.ListConversationsRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.ListConversationsResponse.SerializeToString,
+            ),
             'GetConversation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetConversation,
                     request_deserializer=internvl_dot_v1_dot_chat__service__pb2.GetConversationRequest.FromString,
                     response_serializer=internvl_dot_v1_dot_chat__service__pb2.GetConversationResponse.SerializeToString,
+            ),
+            'UpdateConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateConversation,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.UpdateConversationRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.UpdateConversationResponse.SerializeToString,
+            ),
+            'ForkConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkConversation,
+                    request_deserializer=internvl_dot_v1_dot_chat__service__pb2.ForkConversationRequest.FromString,
+                    response_serializer=internvl_dot_v1_dot_chat__service__pb2.ForkConversationResponse.SerializeToString,
             ),
             'DeleteConversation': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteConversation,
@@ -192,6 +328,141 @@ class ChatService(object):
             '/internvl.v1.ChatService/Chat',
             internvl_dot_v1_dot_chat__service__pb2.ChatRequest.SerializeToString,
             internvl_dot_v1_dot_chat__service__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/internvl.v1.ChatService/StartTurn',
+            internvl_dot_v1_dot_chat__service__pb2.StartTurnRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.StartTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/internvl.v1.ChatService/GetTurn',
+            internvl_dot_v1_dot_chat__service__pb2.GetTurnRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.GetTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/internvl.v1.ChatService/AttachTurn',
+            internvl_dot_v1_dot_chat__service__pb2.AttachTurnRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.AttachTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/internvl.v1.ChatService/CancelTurn',
+            internvl_dot_v1_dot_chat__service__pb2.CancelTurnRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.CancelTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchChat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/internvl.v1.ChatService/BatchChat',
+            internvl_dot_v1_dot_chat__service__pb2.BatchChatRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.BatchChatResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -284,6 +555,33 @@ class ChatService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListConversations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/internvl.v1.ChatService/ListConversations',
+            internvl_dot_v1_dot_chat__service__pb2.ListConversationsRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.ListConversationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetConversation(request,
             target,
             options=(),
@@ -300,6 +598,60 @@ class ChatService(object):
             '/internvl.v1.ChatService/GetConversation',
             internvl_dot_v1_dot_chat__service__pb2.GetConversationRequest.SerializeToString,
             internvl_dot_v1_dot_chat__service__pb2.GetConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/internvl.v1.ChatService/UpdateConversation',
+            internvl_dot_v1_dot_chat__service__pb2.UpdateConversationRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.UpdateConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/internvl.v1.ChatService/ForkConversation',
+            internvl_dot_v1_dot_chat__service__pb2.ForkConversationRequest.SerializeToString,
+            internvl_dot_v1_dot_chat__service__pb2.ForkConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,

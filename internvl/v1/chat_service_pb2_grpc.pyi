@@ -41,6 +41,86 @@ _ChatServiceChatType = typing_extensions.TypeVar(
     ],
 )
 
+_ChatServiceStartTurnType = typing_extensions.TypeVar(
+    '_ChatServiceStartTurnType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.StartTurnRequest,
+        internvl.v1.chat_service_pb2.StartTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.StartTurnRequest,
+        internvl.v1.chat_service_pb2.StartTurnResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.StartTurnRequest,
+        internvl.v1.chat_service_pb2.StartTurnResponse,
+    ],
+)
+
+_ChatServiceGetTurnType = typing_extensions.TypeVar(
+    '_ChatServiceGetTurnType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetTurnRequest,
+        internvl.v1.chat_service_pb2.GetTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetTurnRequest,
+        internvl.v1.chat_service_pb2.GetTurnResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetTurnRequest,
+        internvl.v1.chat_service_pb2.GetTurnResponse,
+    ],
+)
+
+_ChatServiceAttachTurnType = typing_extensions.TypeVar(
+    '_ChatServiceAttachTurnType',
+    grpc.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.AttachTurnRequest,
+        internvl.v1.chat_service_pb2.AttachTurnResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.AttachTurnRequest,
+        internvl.v1.chat_service_pb2.AttachTurnResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.AttachTurnRequest,
+        internvl.v1.chat_service_pb2.AttachTurnResponse,
+    ],
+)
+
+_ChatServiceCancelTurnType = typing_extensions.TypeVar(
+    '_ChatServiceCancelTurnType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CancelTurnRequest,
+        internvl.v1.chat_service_pb2.CancelTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CancelTurnRequest,
+        internvl.v1.chat_service_pb2.CancelTurnResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CancelTurnRequest,
+        internvl.v1.chat_service_pb2.CancelTurnResponse,
+    ],
+)
+
+_ChatServiceBatchChatType = typing_extensions.TypeVar(
+    '_ChatServiceBatchChatType',
+    grpc.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.BatchChatRequest,
+        internvl.v1.chat_service_pb2.BatchChatResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.BatchChatRequest,
+        internvl.v1.chat_service_pb2.BatchChatResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.BatchChatRequest,
+        internvl.v1.chat_service_pb2.BatchChatResponse,
+    ],
+)
+
 _ChatServicePlanTurnType = typing_extensions.TypeVar(
     '_ChatServicePlanTurnType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,6 +169,22 @@ _ChatServiceCreateConversationType = typing_extensions.TypeVar(
     ],
 )
 
+_ChatServiceListConversationsType = typing_extensions.TypeVar(
+    '_ChatServiceListConversationsType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ListConversationsRequest,
+        internvl.v1.chat_service_pb2.ListConversationsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ListConversationsRequest,
+        internvl.v1.chat_service_pb2.ListConversationsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ListConversationsRequest,
+        internvl.v1.chat_service_pb2.ListConversationsResponse,
+    ],
+)
+
 _ChatServiceGetConversationType = typing_extensions.TypeVar(
     '_ChatServiceGetConversationType',
     grpc.UnaryUnaryMultiCallable[
@@ -102,6 +198,38 @@ _ChatServiceGetConversationType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.GetConversationRequest,
         internvl.v1.chat_service_pb2.GetConversationResponse,
+    ],
+)
+
+_ChatServiceUpdateConversationType = typing_extensions.TypeVar(
+    '_ChatServiceUpdateConversationType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UpdateConversationRequest,
+        internvl.v1.chat_service_pb2.UpdateConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UpdateConversationRequest,
+        internvl.v1.chat_service_pb2.UpdateConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UpdateConversationRequest,
+        internvl.v1.chat_service_pb2.UpdateConversationResponse,
+    ],
+)
+
+_ChatServiceForkConversationType = typing_extensions.TypeVar(
+    '_ChatServiceForkConversationType',
+    grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ForkConversationRequest,
+        internvl.v1.chat_service_pb2.ForkConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ForkConversationRequest,
+        internvl.v1.chat_service_pb2.ForkConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ForkConversationRequest,
+        internvl.v1.chat_service_pb2.ForkConversationResponse,
     ],
 )
 
@@ -137,7 +265,7 @@ _ChatServiceServerInfoType = typing_extensions.TypeVar(
     ],
 )
 
-class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnType, _ChatServiceUploadMediaType, _ChatServiceCreateConversationType, _ChatServiceGetConversationType, _ChatServiceDeleteConversationType, _ChatServiceServerInfoType]):
+class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServiceStartTurnType, _ChatServiceGetTurnType, _ChatServiceAttachTurnType, _ChatServiceCancelTurnType, _ChatServiceBatchChatType, _ChatServicePlanTurnType, _ChatServiceUploadMediaType, _ChatServiceCreateConversationType, _ChatServiceListConversationsType, _ChatServiceGetConversationType, _ChatServiceUpdateConversationType, _ChatServiceForkConversationType, _ChatServiceDeleteConversationType, _ChatServiceServerInfoType]):
     """Chat with the model, statelessly or within a conversation that the gateway keeps."""
 
     @typing.overload
@@ -145,6 +273,26 @@ class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnT
         grpc.UnaryStreamMultiCallable[
             internvl.v1.chat_service_pb2.ChatRequest,
             internvl.v1.chat_service_pb2.ChatResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.StartTurnRequest,
+            internvl.v1.chat_service_pb2.StartTurnResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.GetTurnRequest,
+            internvl.v1.chat_service_pb2.GetTurnResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            internvl.v1.chat_service_pb2.AttachTurnRequest,
+            internvl.v1.chat_service_pb2.AttachTurnResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.CancelTurnRequest,
+            internvl.v1.chat_service_pb2.CancelTurnResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            internvl.v1.chat_service_pb2.BatchChatRequest,
+            internvl.v1.chat_service_pb2.BatchChatResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             internvl.v1.chat_service_pb2.PlanTurnRequest,
@@ -159,8 +307,20 @@ class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnT
             internvl.v1.chat_service_pb2.CreateConversationResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.ListConversationsRequest,
+            internvl.v1.chat_service_pb2.ListConversationsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             internvl.v1.chat_service_pb2.GetConversationRequest,
             internvl.v1.chat_service_pb2.GetConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.UpdateConversationRequest,
+            internvl.v1.chat_service_pb2.UpdateConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.ForkConversationRequest,
+            internvl.v1.chat_service_pb2.ForkConversationResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             internvl.v1.chat_service_pb2.DeleteConversationRequest,
@@ -179,6 +339,26 @@ class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnT
             internvl.v1.chat_service_pb2.ChatResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.StartTurnRequest,
+            internvl.v1.chat_service_pb2.StartTurnResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.GetTurnRequest,
+            internvl.v1.chat_service_pb2.GetTurnResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            internvl.v1.chat_service_pb2.AttachTurnRequest,
+            internvl.v1.chat_service_pb2.AttachTurnResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.CancelTurnRequest,
+            internvl.v1.chat_service_pb2.CancelTurnResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            internvl.v1.chat_service_pb2.BatchChatRequest,
+            internvl.v1.chat_service_pb2.BatchChatResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             internvl.v1.chat_service_pb2.PlanTurnRequest,
             internvl.v1.chat_service_pb2.PlanTurnResponse,
         ],
@@ -191,8 +371,20 @@ class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnT
             internvl.v1.chat_service_pb2.CreateConversationResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.ListConversationsRequest,
+            internvl.v1.chat_service_pb2.ListConversationsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             internvl.v1.chat_service_pb2.GetConversationRequest,
             internvl.v1.chat_service_pb2.GetConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.UpdateConversationRequest,
+            internvl.v1.chat_service_pb2.UpdateConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            internvl.v1.chat_service_pb2.ForkConversationRequest,
+            internvl.v1.chat_service_pb2.ForkConversationResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             internvl.v1.chat_service_pb2.DeleteConversationRequest,
@@ -205,7 +397,22 @@ class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnT
     ], channel: grpc.aio.Channel) -> None: ...
 
     Chat: _ChatServiceChatType
-    """Streams the answer to one turn."""
+    """Streams the answer to one turn. A client that loses the stream may read on with `AttachTurn`."""
+
+    StartTurn: _ChatServiceStartTurnType
+    """Runs a turn in the background, for long documents and films. It goes on without any client."""
+
+    GetTurn: _ChatServiceGetTurnType
+    """Tells how far a turn has come."""
+
+    AttachTurn: _ChatServiceAttachTurnType
+    """Streams the events of a turn behind the last one seen: those kept first, then those still to come."""
+
+    CancelTurn: _ChatServiceCancelTurnType
+    """Ends a turn wherever it is. What it said so far is kept in its conversation, as cancelled."""
+
+    BatchChat: _ChatServiceBatchChatType
+    """Answers many independent questions; each result is sent as soon as it is there."""
 
     PlanTurn: _ChatServicePlanTurnType
     """Tells what a turn would cost, exactly, without running it."""
@@ -216,8 +423,17 @@ class ChatServiceStub(typing.Generic[_ChatServiceChatType, _ChatServicePlanTurnT
     CreateConversation: _ChatServiceCreateConversationType
     """Starts an empty conversation."""
 
+    ListConversations: _ChatServiceListConversationsType
+    """Lists conversations, the last changed first, without their messages."""
+
     GetConversation: _ChatServiceGetConversationType
     """Fetches a conversation with all its messages."""
+
+    UpdateConversation: _ChatServiceUpdateConversationType
+    """Changes the title or the time to live of a conversation."""
+
+    ForkConversation: _ChatServiceForkConversationType
+    """Starts a conversation with the first turns of another one."""
 
     DeleteConversation: _ChatServiceDeleteConversationType
     """Forgets a conversation."""
@@ -229,6 +445,26 @@ ChatServiceAsyncStub: typing_extensions.TypeAlias = ChatServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         internvl.v1.chat_service_pb2.ChatRequest,
         internvl.v1.chat_service_pb2.ChatResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.StartTurnRequest,
+        internvl.v1.chat_service_pb2.StartTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.GetTurnRequest,
+        internvl.v1.chat_service_pb2.GetTurnResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.AttachTurnRequest,
+        internvl.v1.chat_service_pb2.AttachTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.CancelTurnRequest,
+        internvl.v1.chat_service_pb2.CancelTurnResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        internvl.v1.chat_service_pb2.BatchChatRequest,
+        internvl.v1.chat_service_pb2.BatchChatResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.PlanTurnRequest,
@@ -243,8 +479,20 @@ ChatServiceAsyncStub: typing_extensions.TypeAlias = ChatServiceStub[
         internvl.v1.chat_service_pb2.CreateConversationResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ListConversationsRequest,
+        internvl.v1.chat_service_pb2.ListConversationsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.GetConversationRequest,
         internvl.v1.chat_service_pb2.GetConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.UpdateConversationRequest,
+        internvl.v1.chat_service_pb2.UpdateConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        internvl.v1.chat_service_pb2.ForkConversationRequest,
+        internvl.v1.chat_service_pb2.ForkConversationResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         internvl.v1.chat_service_pb2.DeleteConversationRequest,
@@ -265,7 +513,47 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         request: internvl.v1.chat_service_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[internvl.v1.chat_service_pb2.ChatResponse], collections.abc.AsyncIterator[internvl.v1.chat_service_pb2.ChatResponse]]:
-        """Streams the answer to one turn."""
+        """Streams the answer to one turn. A client that loses the stream may read on with `AttachTurn`."""
+
+    @abc.abstractmethod
+    def StartTurn(
+        self,
+        request: internvl.v1.chat_service_pb2.StartTurnRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[internvl.v1.chat_service_pb2.StartTurnResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.StartTurnResponse]]:
+        """Runs a turn in the background, for long documents and films. It goes on without any client."""
+
+    @abc.abstractmethod
+    def GetTurn(
+        self,
+        request: internvl.v1.chat_service_pb2.GetTurnRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[internvl.v1.chat_service_pb2.GetTurnResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.GetTurnResponse]]:
+        """Tells how far a turn has come."""
+
+    @abc.abstractmethod
+    def AttachTurn(
+        self,
+        request: internvl.v1.chat_service_pb2.AttachTurnRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[internvl.v1.chat_service_pb2.AttachTurnResponse], collections.abc.AsyncIterator[internvl.v1.chat_service_pb2.AttachTurnResponse]]:
+        """Streams the events of a turn behind the last one seen: those kept first, then those still to come."""
+
+    @abc.abstractmethod
+    def CancelTurn(
+        self,
+        request: internvl.v1.chat_service_pb2.CancelTurnRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[internvl.v1.chat_service_pb2.CancelTurnResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.CancelTurnResponse]]:
+        """Ends a turn wherever it is. What it said so far is kept in its conversation, as cancelled."""
+
+    @abc.abstractmethod
+    def BatchChat(
+        self,
+        request: internvl.v1.chat_service_pb2.BatchChatRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[internvl.v1.chat_service_pb2.BatchChatResponse], collections.abc.AsyncIterator[internvl.v1.chat_service_pb2.BatchChatResponse]]:
+        """Answers many independent questions; each result is sent as soon as it is there."""
 
     @abc.abstractmethod
     def PlanTurn(
@@ -292,12 +580,36 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         """Starts an empty conversation."""
 
     @abc.abstractmethod
+    def ListConversations(
+        self,
+        request: internvl.v1.chat_service_pb2.ListConversationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[internvl.v1.chat_service_pb2.ListConversationsResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.ListConversationsResponse]]:
+        """Lists conversations, the last changed first, without their messages."""
+
+    @abc.abstractmethod
     def GetConversation(
         self,
         request: internvl.v1.chat_service_pb2.GetConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[internvl.v1.chat_service_pb2.GetConversationResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.GetConversationResponse]]:
         """Fetches a conversation with all its messages."""
+
+    @abc.abstractmethod
+    def UpdateConversation(
+        self,
+        request: internvl.v1.chat_service_pb2.UpdateConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[internvl.v1.chat_service_pb2.UpdateConversationResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.UpdateConversationResponse]]:
+        """Changes the title or the time to live of a conversation."""
+
+    @abc.abstractmethod
+    def ForkConversation(
+        self,
+        request: internvl.v1.chat_service_pb2.ForkConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[internvl.v1.chat_service_pb2.ForkConversationResponse, collections.abc.Awaitable[internvl.v1.chat_service_pb2.ForkConversationResponse]]:
+        """Starts a conversation with the first turns of another one."""
 
     @abc.abstractmethod
     def DeleteConversation(

@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from internvl.v1 import tensor_pb2 as internvl_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19internvl/v1/content.proto\x12\x0binternvl.v1\x1a\x18internvl/v1/tensor.proto\"L\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.internvl.v1.Role\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.internvl.v1.Part\"k\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12#\n\x05image\x18\x02 \x01(\x0b\x32\x12.internvl.v1.ImageH\x00\x12#\n\x05video\x18\x03 \x01(\x0b\x32\x12.internvl.v1.VideoH\x00\x42\t\n\x07\x63ontent\"]\n\x05Image\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.internvl.v1.MediaSource\x12*\n\x07options\x18\x02 \x01(\x0b\x32\x19.internvl.v1.ImageOptions\"]\n\x05Video\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.internvl.v1.MediaSource\x12*\n\x07options\x18\x02 \x01(\x0b\x32\x19.internvl.v1.VideoOptions\";\n\x0bMediaSource\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08media_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\x80\x01\n\x0cImageOptions\x12\x16\n\tmin_tiles\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_tiles\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\tthumbnail\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\x0c\n\n_min_tilesB\x0c\n\n_max_tilesB\x0c\n\n_thumbnail\"\xa0\x01\n\x0cVideoOptions\x12\x13\n\x06\x66rames\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0ftiles_per_frame\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x07start_s\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05\x65nd_s\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\t\n\x07_framesB\x12\n\x10_tiles_per_frameB\n\n\x08_start_sB\x08\n\x06_end_s\"<\n\x08TileGrid\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x11\n\tthumbnail\x18\x03 \x01(\x08\"\xc3\x02\n\x0cVisualLayout\x12\x11\n\tvisual_id\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.internvl.v1.MediaKind\x12$\n\x05grids\x18\x03 \x03(\x0b\x32\x15.internvl.v1.TileGrid\x12\r\n\x05tiles\x18\x04 \x01(\r\x12\x17\n\x0ftokens_per_tile\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12$\n\x05\x64type\x18\x07 \x01(\x0e\x32\x15.internvl.v1.DataType\x12\x32\n\rimage_options\x18\x08 \x01(\x0b\x32\x19.internvl.v1.ImageOptionsH\x00\x12\x32\n\rvideo_options\x18\t \x01(\x0b\x32\x19.internvl.v1.VideoOptionsH\x00\x42\t\n\x07options\"Q\n\x04Tile\x12\x11\n\tvisual_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\'\n\nembeddings\x18\x03 \x01(\x0b\x32\x13.internvl.v1.Tensor*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*S\n\tMediaKind\x12\x1a\n\x16MEDIA_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10MEDIA_KIND_IMAGE\x10\x01\x12\x14\n\x10MEDIA_KIND_VIDEO\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19internvl/v1/content.proto\x12\x0binternvl.v1\x1a\x18internvl/v1/tensor.proto\"L\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.internvl.v1.Role\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.internvl.v1.Part\"k\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12#\n\x05image\x18\x02 \x01(\x0b\x32\x12.internvl.v1.ImageH\x00\x12#\n\x05video\x18\x03 \x01(\x0b\x32\x12.internvl.v1.VideoH\x00\x42\t\n\x07\x63ontent\"]\n\x05Image\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.internvl.v1.MediaSource\x12*\n\x07options\x18\x02 \x01(\x0b\x32\x19.internvl.v1.ImageOptions\"]\n\x05Video\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.internvl.v1.MediaSource\x12*\n\x07options\x18\x02 \x01(\x0b\x32\x19.internvl.v1.VideoOptions\";\n\x0bMediaSource\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08media_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xa5\x01\n\x0cImageOptions\x12\x16\n\tmin_tiles\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_tiles\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\tthumbnail\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12#\n\x06\x64\x65tail\x18\x04 \x01(\x0e\x32\x13.internvl.v1.DetailB\x0c\n\n_min_tilesB\x0c\n\n_max_tilesB\x0c\n\n_thumbnail\"\xa0\x01\n\x0cVideoOptions\x12\x13\n\x06\x66rames\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0ftiles_per_frame\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x07start_s\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05\x65nd_s\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\t\n\x07_framesB\x12\n\x10_tiles_per_frameB\n\n\x08_start_sB\x08\n\x06_end_s\"<\n\x08TileGrid\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x11\n\tthumbnail\x18\x03 \x01(\x08\"\xc3\x02\n\x0cVisualLayout\x12\x11\n\tvisual_id\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.internvl.v1.MediaKind\x12$\n\x05grids\x18\x03 \x03(\x0b\x32\x15.internvl.v1.TileGrid\x12\r\n\x05tiles\x18\x04 \x01(\r\x12\x17\n\x0ftokens_per_tile\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12$\n\x05\x64type\x18\x07 \x01(\x0e\x32\x15.internvl.v1.DataType\x12\x32\n\rimage_options\x18\x08 \x01(\x0b\x32\x19.internvl.v1.ImageOptionsH\x00\x12\x32\n\rvideo_options\x18\t \x01(\x0b\x32\x19.internvl.v1.VideoOptionsH\x00\x42\t\n\x07options\"Q\n\x04Tile\x12\x11\n\tvisual_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\'\n\nembeddings\x18\x03 \x01(\x0b\x32\x13.internvl.v1.Tensor*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*S\n\tMediaKind\x12\x1a\n\x16MEDIA_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10MEDIA_KIND_IMAGE\x10\x01\x12\x14\n\x10MEDIA_KIND_VIDEO\x10\x02*T\n\x06\x44\x65tail\x12\x16\n\x12\x44\x45TAIL_UNSPECIFIED\x10\x00\x12\x0e\n\nDETAIL_LOW\x10\x01\x12\x11\n\rDETAIL_MEDIUM\x10\x02\x12\x0f\n\x0b\x44\x45TAIL_HIGH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'internvl.v1.content_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1271
-  _globals['_ROLE']._serialized_end=1351
-  _globals['_MEDIAKIND']._serialized_start=1353
-  _globals['_MEDIAKIND']._serialized_end=1436
+  _globals['_ROLE']._serialized_start=1308
+  _globals['_ROLE']._serialized_end=1388
+  _globals['_MEDIAKIND']._serialized_start=1390
+  _globals['_MEDIAKIND']._serialized_end=1473
+  _globals['_DETAIL']._serialized_start=1475
+  _globals['_DETAIL']._serialized_end=1559
   _globals['_MESSAGE']._serialized_start=68
   _globals['_MESSAGE']._serialized_end=144
   _globals['_PART']._serialized_start=146
@@ -47,13 +49,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEDIASOURCE']._serialized_start=445
   _globals['_MEDIASOURCE']._serialized_end=504
   _globals['_IMAGEOPTIONS']._serialized_start=507
-  _globals['_IMAGEOPTIONS']._serialized_end=635
-  _globals['_VIDEOOPTIONS']._serialized_start=638
-  _globals['_VIDEOOPTIONS']._serialized_end=798
-  _globals['_TILEGRID']._serialized_start=800
-  _globals['_TILEGRID']._serialized_end=860
-  _globals['_VISUALLAYOUT']._serialized_start=863
-  _globals['_VISUALLAYOUT']._serialized_end=1186
-  _globals['_TILE']._serialized_start=1188
-  _globals['_TILE']._serialized_end=1269
+  _globals['_IMAGEOPTIONS']._serialized_end=672
+  _globals['_VIDEOOPTIONS']._serialized_start=675
+  _globals['_VIDEOOPTIONS']._serialized_end=835
+  _globals['_TILEGRID']._serialized_start=837
+  _globals['_TILEGRID']._serialized_end=897
+  _globals['_VISUALLAYOUT']._serialized_start=900
+  _globals['_VISUALLAYOUT']._serialized_end=1223
+  _globals['_TILE']._serialized_start=1225
+  _globals['_TILE']._serialized_end=1306
 # @@protoc_insertion_point(module_scope)

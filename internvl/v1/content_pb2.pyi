@@ -72,6 +72,34 @@ MEDIA_KIND_VIDEO: MediaKind.ValueType  # 2
 """A film, sampled into frames."""
 Global___MediaKind: typing_extensions.TypeAlias = MediaKind
 
+class _Detail:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DetailEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Detail.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DETAIL_UNSPECIFIED: _Detail.ValueType  # 0
+    """Not said."""
+    DETAIL_LOW: _Detail.ValueType  # 1
+    """At most 6 tiles."""
+    DETAIL_MEDIUM: _Detail.ValueType  # 2
+    """At most 12 tiles."""
+    DETAIL_HIGH: _Detail.ValueType  # 3
+    """At most 24 tiles."""
+
+class Detail(_Detail, metaclass=_DetailEnumTypeWrapper):
+    """How closely to look at a picture."""
+
+DETAIL_UNSPECIFIED: Detail.ValueType  # 0
+"""Not said."""
+DETAIL_LOW: Detail.ValueType  # 1
+"""At most 6 tiles."""
+DETAIL_MEDIUM: Detail.ValueType  # 2
+"""At most 12 tiles."""
+DETAIL_HIGH: Detail.ValueType  # 3
+"""At most 24 tiles."""
+Global___Detail: typing_extensions.TypeAlias = Detail
+
 @typing.final
 class Message(google.protobuf.message.Message):
     """One turn of a conversation."""
@@ -215,21 +243,25 @@ class ImageOptions(google.protobuf.message.Message):
     MIN_TILES_FIELD_NUMBER: builtins.int
     MAX_TILES_FIELD_NUMBER: builtins.int
     THUMBNAIL_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
     min_tiles: builtins.int
     """Fewest tiles of the grid, without the thumbnail. Default: the model's `min_dynamic_patch` (1)."""
     max_tiles: builtins.int
     """Most tiles of the grid, without the thumbnail. Default: the model's `max_dynamic_patch` (12 for the 4B model)."""
     thumbnail: builtins.bool
     """Whether a view of the whole picture follows a grid of more than one tile. Default: the model's `use_thumbnail`."""
+    detail: Global___Detail.ValueType
+    """Short for a usual `max_tiles`, which must then be unset. Default: unspecified, that is `max_tiles` counts."""
     def __init__(
         self,
         *,
         min_tiles: builtins.int | None = ...,
         max_tiles: builtins.int | None = ...,
         thumbnail: builtins.bool | None = ...,
+        detail: Global___Detail.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_tiles", b"_max_tiles", "_min_tiles", b"_min_tiles", "_thumbnail", b"_thumbnail", "max_tiles", b"max_tiles", "min_tiles", b"min_tiles", "thumbnail", b"thumbnail"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tiles", b"_max_tiles", "_min_tiles", b"_min_tiles", "_thumbnail", b"_thumbnail", "max_tiles", b"max_tiles", "min_tiles", b"min_tiles", "thumbnail", b"thumbnail"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_tiles", b"_max_tiles", "_min_tiles", b"_min_tiles", "_thumbnail", b"_thumbnail", "detail", b"detail", "max_tiles", b"max_tiles", "min_tiles", b"min_tiles", "thumbnail", b"thumbnail"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tiles", b"_max_tiles"]) -> typing.Literal["max_tiles"] | None: ...
     @typing.overload

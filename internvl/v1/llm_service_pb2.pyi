@@ -662,6 +662,12 @@ class CountTokensRequest(google.protobuf.message.Message):
 
     MESSAGES_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
+    CACHE_SALT_FIELD_NUMBER: builtins.int
+    MAX_TOKENS_FIELD_NUMBER: builtins.int
+    cache_salt: builtins.str
+    """As in `GenerateOpen`: what is cached under another salt does not count. Default: none."""
+    max_tokens: builtins.int
+    """As in `SamplingParams`: `kv_bytes` counts them. Default: its."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PromptMessage]:
         """The conversation. Required."""
@@ -675,9 +681,15 @@ class CountTokensRequest(google.protobuf.message.Message):
         *,
         messages: collections.abc.Iterable[Global___PromptMessage] | None = ...,
         prompt: Global___PromptOptions | None = ...,
+        cache_salt: builtins.str | None = ...,
+        max_tokens: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["prompt", b"prompt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["messages", b"messages", "prompt", b"prompt"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cache_salt", b"_cache_salt", "_max_tokens", b"_max_tokens", "cache_salt", b"cache_salt", "max_tokens", b"max_tokens", "prompt", b"prompt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cache_salt", b"_cache_salt", "_max_tokens", b"_max_tokens", "cache_salt", b"cache_salt", "max_tokens", b"max_tokens", "messages", b"messages", "prompt", b"prompt"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cache_salt", b"_cache_salt"]) -> typing.Literal["cache_salt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
 
 Global___CountTokensRequest: typing_extensions.TypeAlias = CountTokensRequest
 
@@ -690,20 +702,42 @@ class CountTokensResponse(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     VISUAL_TOKENS_FIELD_NUMBER: builtins.int
     CONTEXT_LIMIT_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    NEEDED_FIELD_NUMBER: builtins.int
+    KV_BYTES_FIELD_NUMBER: builtins.int
+    KV_BUDGET_BYTES_FIELD_NUMBER: builtins.int
+    EXPECTED_WAIT_MS_FIELD_NUMBER: builtins.int
     prompt_tokens: builtins.int
     """Tokens of the prompt, visual tokens included."""
     visual_tokens: builtins.int
     """Visual tokens of the prompt."""
     context_limit: builtins.int
     """Most tokens of prompt and answer together."""
+    cached_tokens: builtins.int
+    """Prompt tokens whose keys and values are cached at this moment."""
+    kv_bytes: builtins.int
+    """Memory that keys and values of prompt and answer would take, in bytes."""
+    kv_budget_bytes: builtins.int
+    """Memory of the key-value cache, in bytes."""
+    expected_wait_ms: builtins.float
+    """Expected wait before the first step of prefill, in milliseconds."""
+    @property
+    def needed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___VisualNeed]:
+        """Embeddings that `Generate` would ask for at this moment."""
+
     def __init__(
         self,
         *,
         prompt_tokens: builtins.int = ...,
         visual_tokens: builtins.int = ...,
         context_limit: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
+        needed: collections.abc.Iterable[Global___VisualNeed] | None = ...,
+        kv_bytes: builtins.int = ...,
+        kv_budget_bytes: builtins.int = ...,
+        expected_wait_ms: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_limit", b"context_limit", "prompt_tokens", b"prompt_tokens", "visual_tokens", b"visual_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "context_limit", b"context_limit", "expected_wait_ms", b"expected_wait_ms", "kv_budget_bytes", b"kv_budget_bytes", "kv_bytes", b"kv_bytes", "needed", b"needed", "prompt_tokens", b"prompt_tokens", "visual_tokens", b"visual_tokens"]) -> None: ...
 
 Global___CountTokensResponse: typing_extensions.TypeAlias = CountTokensResponse
 

@@ -26,7 +26,7 @@ from internvl.v1 import content_pb2 as internvl_dot_v1_dot_content__pb2
 from internvl.v1 import tensor_pb2 as internvl_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n internvl/v1/vision_service.proto\x12\x0binternvl.v1\x1a\x19internvl/v1/content.proto\x1a\x18internvl/v1/tensor.proto\"T\n\rEncodeRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.internvl.v1.EncodeOpenH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\xf4\x01\n\nEncodeOpen\x12*\n\x05image\x18\x01 \x01(\x0b\x32\x19.internvl.v1.ImageOptionsH\x00\x12*\n\x05video\x18\x02 \x01(\x0b\x32\x19.internvl.v1.VideoOptionsH\x00\x12\x17\n\nsize_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12)\n\x05\x64type\x18\x04 \x01(\x0e\x32\x15.internvl.v1.DataTypeH\x02\x88\x01\x01\x12\x17\n\nfirst_tile\x18\x05 \x01(\rH\x03\x88\x01\x01\x42\t\n\x07optionsB\r\n\x0b_size_bytesB\x08\n\x06_dtypeB\r\n\x0b_first_tile\"\x9a\x01\n\x0e\x45ncodeResponse\x12+\n\x06layout\x18\x01 \x01(\x0b\x32\x19.internvl.v1.VisualLayoutH\x00\x12!\n\x04tile\x18\x02 \x01(\x0b\x32\x11.internvl.v1.TileH\x00\x12-\n\x07summary\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.EncodeSummaryH\x00\x42\t\n\x07message\"D\n\rEncodeSummary\x12\r\n\x05tiles\x18\x01 \x01(\r\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\"3\n\x0bPlanRequest\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.internvl.v1.PlanItem\"\x8c\x01\n\x08PlanItem\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12*\n\x05image\x18\x03 \x01(\x0b\x32\x19.internvl.v1.ImageOptionsH\x00\x12*\n\x05video\x18\x04 \x01(\x0b\x32\x19.internvl.v1.VideoOptionsH\x00\x42\t\n\x07options\"Q\n\x0cPlanResponse\x12*\n\x07layouts\x18\x01 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x15\n\rvisual_tokens\x18\x02 \x01(\x04\"\x1f\n\x0eInspectRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x93\x01\n\x0fInspectResponse\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.internvl.v1.MediaKind\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x05 \x01(\r\x12\x12\n\nduration_s\x18\x06 \x01(\x01\"\x14\n\x12\x45ncoderInfoRequest\"\x8d\x02\n\x13\x45ncoderInfoResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x1b\n\x13weights_fingerprint\x18\x02 \x01(\t\x12\x1d\n\x15preprocessing_version\x18\x03 \x01(\t\x12\x11\n\ttile_size\x18\x04 \x01(\r\x12\x17\n\x0ftokens_per_tile\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x19\n\x11\x64\x65\x66\x61ult_max_tiles\x18\x07 \x01(\r\x12\x17\n\x0fmax_tiles_limit\x18\x08 \x01(\r\x12\x18\n\x10max_frames_limit\x18\t \x01(\r\x12\x17\n\x0fmax_media_bytes\x18\n \x01(\x04\x32\xad\x02\n\rVisionService\x12\x45\n\x06\x45ncode\x12\x1a.internvl.v1.EncodeRequest\x1a\x1b.internvl.v1.EncodeResponse(\x01\x30\x01\x12;\n\x04Plan\x12\x18.internvl.v1.PlanRequest\x1a\x19.internvl.v1.PlanResponse\x12\x46\n\x07Inspect\x12\x1b.internvl.v1.InspectRequest\x1a\x1c.internvl.v1.InspectResponse(\x01\x12P\n\x0b\x45ncoderInfo\x12\x1f.internvl.v1.EncoderInfoRequest\x1a .internvl.v1.EncoderInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n internvl/v1/vision_service.proto\x12\x0binternvl.v1\x1a\x19internvl/v1/content.proto\x1a\x18internvl/v1/tensor.proto\"T\n\rEncodeRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.internvl.v1.EncodeOpenH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\xf4\x01\n\nEncodeOpen\x12*\n\x05image\x18\x01 \x01(\x0b\x32\x19.internvl.v1.ImageOptionsH\x00\x12*\n\x05video\x18\x02 \x01(\x0b\x32\x19.internvl.v1.VideoOptionsH\x00\x12\x17\n\nsize_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12)\n\x05\x64type\x18\x04 \x01(\x0e\x32\x15.internvl.v1.DataTypeH\x02\x88\x01\x01\x12\x17\n\nfirst_tile\x18\x05 \x01(\rH\x03\x88\x01\x01\x42\t\n\x07optionsB\r\n\x0b_size_bytesB\x08\n\x06_dtypeB\r\n\x0b_first_tile\"\x9a\x01\n\x0e\x45ncodeResponse\x12+\n\x06layout\x18\x01 \x01(\x0b\x32\x19.internvl.v1.VisualLayoutH\x00\x12!\n\x04tile\x18\x02 \x01(\x0b\x32\x11.internvl.v1.TileH\x00\x12-\n\x07summary\x18\x03 \x01(\x0b\x32\x1a.internvl.v1.EncodeSummaryH\x00\x42\t\n\x07message\"D\n\rEncodeSummary\x12\r\n\x05tiles\x18\x01 \x01(\r\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\"]\n\x0bPlanRequest\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.internvl.v1.PlanItem\x12\x18\n\x0btile_budget\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_tile_budget\"\x8c\x01\n\x08PlanItem\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12*\n\x05image\x18\x03 \x01(\x0b\x32\x19.internvl.v1.ImageOptionsH\x00\x12*\n\x05video\x18\x04 \x01(\x0b\x32\x19.internvl.v1.VideoOptionsH\x00\x42\t\n\x07options\"b\n\x0cPlanResponse\x12*\n\x07layouts\x18\x01 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12\x15\n\rvisual_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07reduced\x18\x03 \x01(\x08\"\x1f\n\x0eInspectRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x93\x01\n\x0fInspectResponse\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.internvl.v1.MediaKind\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x05 \x01(\r\x12\x12\n\nduration_s\x18\x06 \x01(\x01\"\x14\n\x12\x45ncoderInfoRequest\"\x8d\x02\n\x13\x45ncoderInfoResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x1b\n\x13weights_fingerprint\x18\x02 \x01(\t\x12\x1d\n\x15preprocessing_version\x18\x03 \x01(\t\x12\x11\n\ttile_size\x18\x04 \x01(\r\x12\x17\n\x0ftokens_per_tile\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x19\n\x11\x64\x65\x66\x61ult_max_tiles\x18\x07 \x01(\r\x12\x17\n\x0fmax_tiles_limit\x18\x08 \x01(\r\x12\x18\n\x10max_frames_limit\x18\t \x01(\r\x12\x17\n\x0fmax_media_bytes\x18\n \x01(\x04\x32\xad\x02\n\rVisionService\x12\x45\n\x06\x45ncode\x12\x1a.internvl.v1.EncodeRequest\x1a\x1b.internvl.v1.EncodeResponse(\x01\x30\x01\x12;\n\x04Plan\x12\x18.internvl.v1.PlanRequest\x1a\x19.internvl.v1.PlanResponse\x12\x46\n\x07Inspect\x12\x1b.internvl.v1.InspectRequest\x1a\x1c.internvl.v1.InspectResponse(\x01\x12P\n\x0b\x45ncoderInfo\x12\x1f.internvl.v1.EncoderInfoRequest\x1a .internvl.v1.EncoderInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,19 +42,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODESUMMARY']._serialized_start=592
   _globals['_ENCODESUMMARY']._serialized_end=660
   _globals['_PLANREQUEST']._serialized_start=662
-  _globals['_PLANREQUEST']._serialized_end=713
-  _globals['_PLANITEM']._serialized_start=716
-  _globals['_PLANITEM']._serialized_end=856
-  _globals['_PLANRESPONSE']._serialized_start=858
-  _globals['_PLANRESPONSE']._serialized_end=939
-  _globals['_INSPECTREQUEST']._serialized_start=941
-  _globals['_INSPECTREQUEST']._serialized_end=972
-  _globals['_INSPECTRESPONSE']._serialized_start=975
-  _globals['_INSPECTRESPONSE']._serialized_end=1122
-  _globals['_ENCODERINFOREQUEST']._serialized_start=1124
-  _globals['_ENCODERINFOREQUEST']._serialized_end=1144
-  _globals['_ENCODERINFORESPONSE']._serialized_start=1147
-  _globals['_ENCODERINFORESPONSE']._serialized_end=1416
-  _globals['_VISIONSERVICE']._serialized_start=1419
-  _globals['_VISIONSERVICE']._serialized_end=1720
+  _globals['_PLANREQUEST']._serialized_end=755
+  _globals['_PLANITEM']._serialized_start=758
+  _globals['_PLANITEM']._serialized_end=898
+  _globals['_PLANRESPONSE']._serialized_start=900
+  _globals['_PLANRESPONSE']._serialized_end=998
+  _globals['_INSPECTREQUEST']._serialized_start=1000
+  _globals['_INSPECTREQUEST']._serialized_end=1031
+  _globals['_INSPECTRESPONSE']._serialized_start=1034
+  _globals['_INSPECTRESPONSE']._serialized_end=1181
+  _globals['_ENCODERINFOREQUEST']._serialized_start=1183
+  _globals['_ENCODERINFOREQUEST']._serialized_end=1203
+  _globals['_ENCODERINFORESPONSE']._serialized_start=1206
+  _globals['_ENCODERINFORESPONSE']._serialized_end=1475
+  _globals['_VISIONSERVICE']._serialized_start=1478
+  _globals['_VISIONSERVICE']._serialized_end=1779
 # @@protoc_insertion_point(module_scope)

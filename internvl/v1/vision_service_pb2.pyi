@@ -160,6 +160,11 @@ class PlanRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ITEMS_FIELD_NUMBER: builtins.int
+    TILE_BUDGET_FIELD_NUMBER: builtins.int
+    tile_budget: builtins.int
+    """Most tiles of all items together, thumbnails included. If they would make more, each is planned with fewer: the
+    options of its layout tell with how many. Default: no bound but those of each item.
+    """
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PlanItem]:
         """The media items. At least one."""
@@ -168,8 +173,11 @@ class PlanRequest(google.protobuf.message.Message):
         self,
         *,
         items: collections.abc.Iterable[Global___PlanItem] | None = ...,
+        tile_budget: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["items", b"items"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_tile_budget", b"_tile_budget", "tile_budget", b"tile_budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_tile_budget", b"_tile_budget", "items", b"items", "tile_budget", b"tile_budget"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_tile_budget", b"_tile_budget"]) -> typing.Literal["tile_budget"] | None: ...
 
 Global___PlanRequest: typing_extensions.TypeAlias = PlanRequest
 
@@ -217,8 +225,11 @@ class PlanResponse(google.protobuf.message.Message):
 
     LAYOUTS_FIELD_NUMBER: builtins.int
     VISUAL_TOKENS_FIELD_NUMBER: builtins.int
+    REDUCED_FIELD_NUMBER: builtins.int
     visual_tokens: builtins.int
     """Visual tokens of all items together."""
+    reduced: builtins.bool
+    """Whether `tile_budget` left any item fewer tiles than it asked for."""
     @property
     def layouts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[internvl.v1.content_pb2.VisualLayout]:
         """One layout for each item of the request, in order, without `visual_id`."""
@@ -228,8 +239,9 @@ class PlanResponse(google.protobuf.message.Message):
         *,
         layouts: collections.abc.Iterable[internvl.v1.content_pb2.VisualLayout] | None = ...,
         visual_tokens: builtins.int = ...,
+        reduced: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["layouts", b"layouts", "visual_tokens", b"visual_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["layouts", b"layouts", "reduced", b"reduced", "visual_tokens", b"visual_tokens"]) -> None: ...
 
 Global___PlanResponse: typing_extensions.TypeAlias = PlanResponse
 
