@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,27 @@ import numpy as np
 from internvl.errors import BadMedia, InvalidField
 from internvl.tensors import DTYPES
 from internvl.v1 import content_pb2, tensor_pb2, vision_service_pb2
+from vision_service.budget import split_budget
 from vision_service.image import check_size
 from vision_service.limits import MediaLimits, RequestLimits
 from vision_service.media import check_tile_count
-from vision_service.options import ImageOptions, MediaOptions, VideoOptions, plan_media
+from vision_service.options import (
+    ImageOptions,
+    MediaOptions,
+    VideoOptions,
+    count_tiles,
+    plan_media,
+    smaller_ways,
+)
 from vision_service.tiling import TileGrid, TilingOptions
 
 DEFAULT_FRAMES = 8
+
+_DETAIL_TILES = {
+    content_pb2.DETAIL_LOW: 6,
+    content_pb2.DETAIL_MEDIUM: 12,
+    content_pb2.DETAIL_HIGH: 24,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +45,32 @@ class EncodeParameters:
 
 @dataclass(frozen=True, slots=True)
 class PlannedItem:
-    """A checked `PlanItem` and the grids it makes."""
+    """A checked `PlanItem`.
 
+    Attributes:
+        width: in pixels, as `height`.
+    """
+
+    width: int
+    height: int
     options: MediaOptions
-    grids: tuple[TileGrid, ...]
+
+    @property
+    def grids(self) -> tuple[TileGrid, ...]:
+        """The grids it makes."""
+        return plan_media(self.width, self.height, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a `PlanRequest` comes to.
+
+    Attributes:
+        reduced: whether the budget left any item fewer tiles than it asked for.
+    """
+
+    items: tuple[PlannedItem, ...]
+    reduced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +105,29 @@ class RequestReader:
             first_tile=message.first_tile,
         )
 
-    def read_plan(self, items: Sequence[vision_service_pb2.PlanItem]) -> list[PlannedItem]:
-        """Check and plan each item of a plan.
+    def read_plan(self, request: vision_service_pb2.PlanRequest) -> Plan:
+        """Check and plan each item, within the budget of all together.
 
         Raises:
-            InvalidField: a value out of range, no items or too many.
+            InvalidField: a value out of range, no items or too many, a budget of less than a tile for each.
             BadMedia: an item that `Encode` would refuse for its size.
         """
         limit = self.requests.max_plan_items
-        if not 1 <= len(items) <= limit:
-            raise InvalidField("items", f"must be 1 to {limit} items, got {len(items)}")
-        return [self._plan_item(item, f"items[{number}]") for number, item in enumerate(items)]
+        if not 1 <= len(request.items) <= limit:
+            raise InvalidField("items", f"must be 1 to {limit} items, got {len(request.items)}")
+        asked = [self._plan_item(item, f"items[{number}]") for number, item in enumerate(request.items)]
+        items = _within_budget(asked, request.tile_budget) if request.HasField("tile_budget") else asked
+        for number, item in enumerate(items):
+            kind = request.items[number].WhichOneof("options")
+            check_tile_count(item.grids, self.media, f"items[{number}].{kind}")
+        return Plan(tuple(items), reduced=items != asked)
 
     def _plan_item(self, item: vision_service_pb2.PlanItem, field: str) -> PlannedItem:
         for name, value in (("width", item.width), ("height", item.height)):
             if value < 1:
                 raise InvalidField(f"{field}.{name}", f"must be at least 1, got {value}")
         check_size(item.width, item.height, self.media, field)
-        options = self._options(item, field)
-        grids = plan_media(item.width, item.height, options)
-        check_tile_count(grids, self.media, f"{field}.{item.WhichOneof('options')}")
-        return PlannedItem(options, grids)
+        return PlannedItem(item.width, item.height, self._options(item, field))
 
     def _options(
         self, message: vision_service_pb2.EncodeOpen | vision_service_pb2.PlanItem, field: str
@@ -103,9 +140,7 @@ class RequestReader:
         return self._video(message.video, f"{field}.video")
 
     def _image_tiling(self, message: content_pb2.ImageOptions, field: str) -> TilingOptions:
-        limit = self.requests.max_grid_tiles
-        max_tiles = message.max_tiles if message.HasField("max_tiles") else self.default_max_tiles
-        _check_range(max_tiles, limit, f"{field}.max_tiles")
+        max_tiles = self._max_tiles(message, field)
         default_min_tiles = min(self.tiling.min_tiles, max_tiles)
         min_tiles = message.min_tiles if message.HasField("min_tiles") else default_min_tiles
         if not 1 <= min_tiles <= max_tiles:
@@ -116,6 +151,23 @@ class RequestReader:
             thumbnail=message.thumbnail if message.HasField("thumbnail") else self.tiling.thumbnail,
             tile_size=self.tiling.tile_size,
         )
+
+    def _max_tiles(self, message: content_pb2.ImageOptions, field: str) -> int:
+        limit = self.requests.max_grid_tiles
+        if message.detail == content_pb2.DETAIL_UNSPECIFIED:
+            max_tiles = message.max_tiles if message.HasField("max_tiles") else self.default_max_tiles
+            _check_range(max_tiles, limit, f"{field}.max_tiles")
+            return max_tiles
+        if message.HasField("max_tiles"):
+            raise InvalidField(f"{field}.detail", "stands for a max_tiles; set one of the two")
+        detail_tiles = _DETAIL_TILES.get(message.detail)
+        if detail_tiles is None:
+            raise InvalidField(f"{field}.detail", f"must be low, medium or high, got {message.detail}")
+        if detail_tiles > limit:
+            raise InvalidField(
+                f"{field}.detail", f"stands for {detail_tiles} tiles; this server takes at most {limit}"
+            )
+        return detail_tiles
 
     def _video(self, message: content_pb2.VideoOptions, field: str) -> VideoOptions:
         frames = message.frames if message.HasField("frames") else DEFAULT_FRAMES
@@ -135,6 +187,20 @@ def check_media_bytes(size: int, limits: RequestLimits, field: str) -> None:
             f"the file is longer than the limit of {limits.max_media_bytes} bytes",
             metadata={"limit": limits.max_media_bytes},
         )
+
+
+def _within_budget(items: list[PlannedItem], budget: int) -> list[PlannedItem]:
+    """The items, with fewer tiles where all together would make more than `budget`."""
+    if budget < len(items):
+        raise InvalidField("tile_budget", f"must be at least 1 for each of {len(items)} items, got {budget}")
+    if sum(count_tiles(item.grids) for item in items) <= budget:
+        return items
+    ways = [
+        [replace(item, options=way) for way in smaller_ways(item.width, item.height, item.options)]
+        for item in items
+    ]
+    chosen = split_budget(budget, [[count_tiles(way.grids) for way in ladder] for ladder in ways])
+    return [ladder[place] for ladder, place in zip(ways, chosen, strict=True)]
 
 
 def _check_range(value: int, limit: int, field: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +34,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 _RETRY_AFTER_S = 1.0
+_QUICK_PLAN_ITEMS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,10 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Plan(
         self, request: vision_service_pb2.PlanRequest, context: Context
     ) -> vision_service_pb2.PlanResponse:
-        planned = self._reader.read_plan(request.items)
-        layouts = [self._layout(item.options, item.grids, BFLOAT16) for item in planned]
-        return vision_service_pb2.PlanResponse(
-            layouts=layouts, visual_tokens=sum(layout.tiles * layout.tokens_per_tile for layout in layouts)
-        )
+        # A plan of a few items takes less than a change of threads; a long one must not hold up other calls.
+        if len(request.items) <= _QUICK_PLAN_ITEMS:
+            return self._plan(request)
+        return await asyncio.to_thread(self._plan, request)
 
     async def Inspect(
         self, request_iterator: AsyncIterator[vision_service_pb2.InspectRequest], context: Context
@@ -144,6 +145,15 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
                         visual_id=work.layout.visual_id, index=tile.index, embeddings=embeddings
                     )
                 )
+
+    def _plan(self, request: vision_service_pb2.PlanRequest) -> vision_service_pb2.PlanResponse:
+        plan = self._reader.read_plan(request)
+        layouts = [self._layout(item.options, item.grids, BFLOAT16) for item in plan.items]
+        return vision_service_pb2.PlanResponse(
+            layouts=layouts,
+            visual_tokens=sum(layout.tiles * layout.tokens_per_tile for layout in layouts),
+            reduced=plan.reduced,
+        )
 
     def _layout(
         self, options: MediaOptions, grids: tuple[TileGrid, ...], dtype: np.dtype[Any]

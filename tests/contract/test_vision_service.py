@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import grpc
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from internvl.tensors import from_proto
 from internvl.v1 import (
@@ -42,6 +43,7 @@ from vision_service.tiling import TilingOptions
 
 PHOTO = encoded(picture(170, 120))
 FILM = film(20)
+DETAIL_TILES = {content_pb2.DETAIL_LOW: 6, content_pb2.DETAIL_MEDIUM: 12, content_pb2.DETAIL_HIGH: 24}
 
 
 def embeddings(answer: Encoded) -> np.ndarray:
@@ -152,23 +154,79 @@ def test_visual_id_names_content_options_and_dtype(vision: Stub) -> None:
     assert len({plain, *others}) == 1 + len(others)
 
 
-def test_plan_is_what_encode_does(vision: Stub) -> None:
-    draw = random.Random(4)
-    for number in range(24):
-        width, height = draw.randint(3, 400), draw.randint(3, 400)
-        least = draw.randint(1, 6)
-        options = {"min_tiles": least, "max_tiles": draw.randint(least, 20), "thumbnail": draw.random() < 0.7}
-        chosen = content_pb2.ImageOptions(
-            **{key: value for key, value in options.items() if draw.random() < 0.7}
-        )
-        if chosen.HasField("min_tiles") and not chosen.HasField("max_tiles"):
-            chosen.max_tiles = options["max_tiles"]
-        item = vision_service_pb2.PlanItem(width=width, height=height, image=chosen)
-        plan = vision.Plan(vision_service_pb2.PlanRequest(items=[item]), timeout=10)
-        answer = encode(vision, Open(image=chosen), encoded(picture(width, height, seed=number), "BMP"))
-        answer.layout.ClearField("visual_id")
-        assert plan.layouts[0] == answer.layout
-        assert plan.visual_tokens == len(answer.tiles) * TOKENS_PER_TILE
+@st.composite
+def image_options(draw: st.DrawFn) -> content_pb2.ImageOptions:
+    """Any options this service takes, each said or not."""
+    options = content_pb2.ImageOptions()
+    if draw(st.booleans()):
+        options.thumbnail = draw(st.booleans())
+    if draw(st.booleans()):
+        options.detail = draw(st.sampled_from(list(DETAIL_TILES)))
+    elif draw(st.booleans()):
+        options.max_tiles = draw(st.integers(1, 20))
+    if draw(st.booleans()):
+        options.min_tiles = draw(st.integers(1, DETAIL_TILES.get(options.detail, options.max_tiles or 12)))
+    return options
+
+
+def layout_of(answer: Encoded) -> content_pb2.VisualLayout:
+    """As `Plan` gives it, which never sees the content."""
+    layout = content_pb2.VisualLayout()
+    layout.CopyFrom(answer.layout)
+    layout.ClearField("visual_id")
+    return layout
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(3, 400), st.integers(3, 400), image_options())
+def test_plan_is_what_encode_does(
+    vision: Stub, width: int, height: int, options: content_pb2.ImageOptions
+) -> None:
+    item = vision_service_pb2.PlanItem(width=width, height=height, image=options)
+    plan = vision.Plan(vision_service_pb2.PlanRequest(items=[item]), timeout=10)
+    answer = encode(vision, Open(image=options), encoded(picture(width, height), "BMP"))
+    assert plan.layouts[0] == layout_of(answer)
+    assert plan.visual_tokens == len(answer.tiles) * TOKENS_PER_TILE
+    assert not plan.reduced
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.integers(3, 300), st.integers(3, 300), image_options()), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.integers(0, 60),
+)
+def test_a_budget_is_kept_by_encoding_as_planned(
+    vision: Stub, photos: list[tuple[int, int, content_pb2.ImageOptions]], per_frame: int, spare: int
+) -> None:
+    """Every layout of a plan within a budget is exactly what its own options make."""
+    items = [vision_service_pb2.PlanItem(width=w, height=h, image=options) for w, h, options in photos]
+    clip = content_pb2.VideoOptions(frames=3, tiles_per_frame=per_frame)
+    items.append(vision_service_pb2.PlanItem(width=64, height=48, video=clip))
+    free = vision.Plan(vision_service_pb2.PlanRequest(items=items), timeout=10)
+    budget = len(items) + spare
+    request = vision_service_pb2.PlanRequest(items=items, tile_budget=budget)
+    plan = vision.Plan(request, timeout=10)
+    assert vision.Plan(request, timeout=10) == plan
+    assert sum(layout.tiles for layout in plan.layouts) <= budget
+    assert plan.reduced == (sum(layout.tiles for layout in free.layouts) > budget)
+    if not plan.reduced:
+        assert plan == free
+    for (width, height, _), layout in zip(photos, plan.layouts, strict=False):
+        data = encoded(picture(width, height), "BMP")
+        assert layout_of(encode(vision, Open(image=layout.image_options), data)) == layout
+    film_layout = plan.layouts[-1]
+    assert layout_of(encode(vision, Open(video=film_layout.video_options), FILM)) == film_layout
+
+
+def test_detail_is_short_for_a_number_of_tiles(vision: Stub) -> None:
+    for detail, tiles in DETAIL_TILES.items():
+        short = encode(vision, image(detail=detail), PHOTO).layout
+        assert short == encode(vision, image(max_tiles=tiles), PHOTO).layout
+        assert short.image_options.max_tiles == tiles
+        assert not short.image_options.detail
+    unsaid = encode(vision, image(detail=content_pb2.DETAIL_UNSPECIFIED), PHOTO).layout
+    assert unsaid == encode(vision, image(), PHOTO).layout
 
 
 def test_plan_of_films_and_of_many_items(vision: Stub) -> None:

@@ -34,6 +34,15 @@ BAD_OPTIONS = [
     (image(min_tiles=0), "open.image.min_tiles: must be 1 to max_tiles (12), got 0"),
     (image(min_tiles=13), "open.image.min_tiles: must be 1 to max_tiles (12), got 13"),
     (image(min_tiles=5, max_tiles=4), "open.image.min_tiles: must be 1 to max_tiles (4), got 5"),
+    (
+        image(detail=content_pb2.DETAIL_LOW, max_tiles=6),
+        "open.image.detail: stands for a max_tiles; set one of the two",
+    ),
+    (image(detail=9), "open.image.detail: must be low, medium or high, got 9"),
+    (
+        image(detail=content_pb2.DETAIL_LOW, min_tiles=7),
+        "open.image.min_tiles: must be 1 to max_tiles (6), got 7",
+    ),
     (video(frames=0), "open.video.frames: must be 1 to 128, got 0"),
     (video(frames=129), "open.video.frames: must be 1 to 128, got 129"),
     (video(tiles_per_frame=0), "open.video.tiles_per_frame: must be 1 to 40, got 0"),
@@ -134,6 +143,14 @@ BAD_PLANS = [
         "items[0].video: makes 1280 tiles; at most 256 an item are taken",
     ),
 ]
+
+
+@pytest.mark.parametrize("budget", [0, 1])
+def test_a_budget_is_at_least_a_tile_for_each_item(vision: Stub, budget: int) -> None:
+    items = [vision_service_pb2.PlanItem(width=5, height=5, image=content_pb2.ImageOptions())] * 2
+    request = vision_service_pb2.PlanRequest(items=items, tile_budget=budget)
+    error = refusal(lambda: vision.Plan(request, timeout=10))
+    assert error.message == f"tile_budget: must be at least 1 for each of 2 items, got {budget}"
 
 
 @pytest.mark.parametrize(("items", "message"), BAD_PLANS, ids=[message for _, message in BAD_PLANS])
