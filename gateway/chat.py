@@ -1,4 +1,4 @@
-"""The gRPC door: `internvl.v1.ChatService` in front of `Chats`."""
+"""The gRPC door: `internvl.v1.ChatService` in front of `Chats` and `ConversationCalls`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import grpc
 
 from gateway.caller import ANYBODY, Caller
 from gateway.chats import Chats
+from gateway.conversation_calls import ConversationCalls
 from gateway.tier_calls import Deadline
 from internvl.errors import Unsupported
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
@@ -19,8 +20,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     """Hands every call on, with who calls and how long they wait."""
 
-    def __init__(self, chats: Chats) -> None:
+    def __init__(self, chats: Chats, conversations: ConversationCalls) -> None:
         self._chats = chats
+        self._conversations = conversations
 
     async def Chat(
         self, request: chat_service_pb2.ChatRequest, context: Context
@@ -44,17 +46,17 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     async def CreateConversation(
         self, request: chat_service_pb2.CreateConversationRequest, context: Context
     ) -> chat_service_pb2.CreateConversationResponse:
-        return await self._chats.create_conversation(request, *_who(context))
+        return await self._conversations.create_conversation(request, *_who(context))
 
     async def GetConversation(
         self, request: chat_service_pb2.GetConversationRequest, context: Context
     ) -> chat_service_pb2.GetConversationResponse:
-        return await self._chats.get_conversation(request, *_who(context))
+        return await self._conversations.get_conversation(request, *_who(context))
 
     async def DeleteConversation(
         self, request: chat_service_pb2.DeleteConversationRequest, context: Context
     ) -> chat_service_pb2.DeleteConversationResponse:
-        return await self._chats.delete_conversation(request, *_who(context))
+        return await self._conversations.delete_conversation(request, *_who(context))
 
     async def ServerInfo(
         self, request: chat_service_pb2.ServerInfoRequest, context: Context
@@ -89,17 +91,17 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     async def ListConversations(
         self, request: chat_service_pb2.ListConversationsRequest, context: Context
     ) -> chat_service_pb2.ListConversationsResponse:
-        raise Unsupported("this gateway does not offer ListConversations")
+        return await self._conversations.list_conversations(request, *_who(context))
 
     async def UpdateConversation(
         self, request: chat_service_pb2.UpdateConversationRequest, context: Context
     ) -> chat_service_pb2.UpdateConversationResponse:
-        raise Unsupported("this gateway does not offer UpdateConversation")
+        return await self._conversations.update_conversation(request, *_who(context))
 
     async def ForkConversation(
         self, request: chat_service_pb2.ForkConversationRequest, context: Context
     ) -> chat_service_pb2.ForkConversationResponse:
-        raise Unsupported("this gateway does not offer ForkConversation")
+        return await self._conversations.fork_conversation(request, *_who(context))
 
 
 def _who(context: Context) -> tuple[Caller, Deadline]:

@@ -16,14 +16,15 @@ from gateway.answer import Answer
 from gateway.caller import Caller
 from gateway.concurrency import Emit, piped, task_group, together
 from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Role, Text
-from gateway.conversations import Conversation, ConversationStore
+from gateway.conversations import Conversation, StoredTurn, TurnOutcome
 from gateway.events import event_to_proto, result_to_proto
 from gateway.llm_backend import GenerateOptions
 from gateway.planning import plan_turn as plan_prompt
 from gateway.prompt import Prompt
+from gateway.store import Store
 from gateway.tier_calls import Deadline
 from gateway.turn import Tiers, Turn, TurnRequest
-from gateway.wire import RequestLimits, conversation_to_proto, plan_layout, read_messages
+from gateway.wire import RequestLimits, plan_layout, read_messages
 from internvl.errors import BadMedia, InvalidField, NotFound
 from internvl.telemetry import get_logger
 from internvl.v1 import chat_service_pb2, content_pb2
@@ -53,15 +54,15 @@ class RunningTurn:
 
 
 class Chats:
-    """Turns, media and conversations over two tiers, a media store and a conversation store.
+    """Turns and media over two tiers, a media store and a conversation store.
 
     Requests and answers are the messages of `internvl.v1.ChatService`, which say what each field means.
     Every call may raise `ServingError`.
     """
 
-    def __init__(self, tiers: Tiers, conversations: ConversationStore, limits: RequestLimits) -> None:
+    def __init__(self, tiers: Tiers, store: Store, limits: RequestLimits) -> None:
         self._tiers = tiers
-        self._conversations = conversations
+        self._store = store
         self._limits = limits
 
     @asynccontextmanager
@@ -77,7 +78,7 @@ class Chats:
     async def plan_turn(
         self, request: chat_service_pb2.PlanTurnRequest, caller: Caller, deadline: Deadline
     ) -> chat_service_pb2.PlanTurnResponse:
-        conversation = await self._conversation(request)
+        conversation = await self._conversation(request, caller)
         prompt = await self._prompt(request.messages, conversation)
         plan = await plan_prompt(prompt, request.prompt, self._tiers, deadline)
         return chat_service_pb2.PlanTurnResponse(
@@ -107,29 +108,6 @@ class Chats:
                 raise BadMedia("chunk", error.problem, metadata=error.metadata) from error
         return chat_service_pb2.UploadMediaResponse(media_id=media_id, size_bytes=upload.size, info=info)
 
-    async def create_conversation(
-        self, request: chat_service_pb2.CreateConversationRequest, caller: Caller, deadline: Deadline
-    ) -> chat_service_pb2.CreateConversationResponse:
-        opening = []
-        if request.HasField("system_text"):
-            if len(request.system_text.encode()) > self._limits.max_text_bytes:
-                raise InvalidField("system_text", f"at most {self._limits.max_text_bytes} bytes of text")
-            opening.append(Message(Role.SYSTEM, (Text(request.system_text),)))
-        conversation = await self._conversations.create(opening)
-        return chat_service_pb2.CreateConversationResponse(conversation=conversation_to_proto(conversation))
-
-    async def get_conversation(
-        self, request: chat_service_pb2.GetConversationRequest, caller: Caller, deadline: Deadline
-    ) -> chat_service_pb2.GetConversationResponse:
-        conversation = await self._conversations.get(request.conversation_id)
-        return chat_service_pb2.GetConversationResponse(conversation=conversation_to_proto(conversation))
-
-    async def delete_conversation(
-        self, request: chat_service_pb2.DeleteConversationRequest, caller: Caller, deadline: Deadline
-    ) -> chat_service_pb2.DeleteConversationResponse:
-        await self._conversations.delete(request.conversation_id)
-        return chat_service_pb2.DeleteConversationResponse()
-
     async def server_info(
         self, request: chat_service_pb2.ServerInfoRequest, caller: Caller, deadline: Deadline
     ) -> chat_service_pb2.ServerInfoResponse:
@@ -154,25 +132,27 @@ class Chats:
             priority=request.priority,
             want_replay_bundle=request.want_replay_bundle,
         )
-        conversation = await self._conversation(request)
+        conversation = await self._conversation(request, caller)
         prompt = await self._prompt(request.messages, conversation)
         asked = TurnRequest(prompt, options, deadline, arrived)
         answer = await Turn(asked, self._tiers, lambda event: emit(event_to_proto(event))).run()
         version = None
         if conversation is not None:
             said = (*prompt.messages, Message(Role.ASSISTANT, (Text(answer.text),)))
-            version = await self._conversations.append(
-                conversation.conversation_id, conversation.version, said
+            outcome = TurnOutcome(answer.outcome.finish_reason.value)
+            turn = StoredTurn(options.request_id, said, outcome, answer.outcome.usage)
+            version = await self._store.conversations.append(
+                caller.tenant, conversation.conversation_id, conversation.version, turn
             )
         await emit(result_to_proto(answer, version))
         _log_answer(asked, answer)
 
     async def _conversation(
-        self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest
+        self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest, caller: Caller
     ) -> Conversation | None:
         if not request.HasField("conversation_id"):
             return None
-        return await self._conversations.get(request.conversation_id)
+        return await self._store.conversations.get(caller.tenant, request.conversation_id)
 
     async def _prompt(
         self, messages: Sequence[content_pb2.Message], conversation: Conversation | None

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import configargparse
 
+from gateway.conversation_calls import LONGEST_S, Kept
 from gateway.media_store import MIB, MediaConfig
+from gateway.store import MEMORY
 from gateway.wire import RequestLimits
 from internvl.errors import ConfigError
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
@@ -17,8 +19,6 @@ from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 DEFAULT_LISTEN = "127.0.0.1:50050"
 DEFAULT_VISION = "127.0.0.1:50051"
 DEFAULT_LLM = "127.0.0.1:50052"
-
-_MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class Config:
         vision: gRPC target of the vision tier.
         llm: gRPC target of the language tier.
         media: the media store.
-        store: SQLite file of the conversations; None keeps them in memory.
+        store: SQLite file of the conversations; `memory` forgets them at the end.
+        kept: how long conversations are kept.
         limits: how much one request may hold.
     """
 
@@ -38,7 +39,8 @@ class Config:
     vision: str = DEFAULT_VISION
     llm: str = DEFAULT_LLM
     media: MediaConfig = field(default_factory=MediaConfig)
-    store: Path | None = None
+    store: str = MEMORY
+    kept: Kept = field(default_factory=Kept)
     limits: RequestLimits = field(default_factory=RequestLimits)
 
 
@@ -57,7 +59,8 @@ def parse_config(argv: Sequence[str]) -> Config:
         vision=args.vision,
         llm=args.llm,
         media=MediaConfig(args.media_dir, args.max_media_mib * MIB, args.media_quota_mib * MIB),
-        store=None if args.store == _MEMORY else Path(args.store),
+        store=args.store,
+        kept=Kept(args.conversation_ttl_seconds or None),
         limits=RequestLimits(max_visuals=args.max_visuals),
     )
 
@@ -76,9 +79,16 @@ def _parser() -> configargparse.ArgParser:
     storage = parser.add_argument_group("storage")
     storage.add_argument(
         "--store",
-        default=_MEMORY,
+        default=MEMORY,
         metavar="PATH",
-        help=f"SQLite file of the conversations; `{_MEMORY}` forgets them at the end",
+        help=f"SQLite file of the conversations; `{MEMORY}` forgets them at the end",
+    )
+    storage.add_argument(
+        "--conversation-ttl-seconds",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="how long a conversation is kept after its last change, by default and at most; 0: for ever",
     )
     storage.add_argument(
         "--media-dir", type=Path, metavar="DIR", help="where media is kept; unset: forgotten at the end"
@@ -103,3 +113,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number of at least 1")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 to {LONGEST_S}")
+    return seconds

@@ -38,7 +38,7 @@ def result_to_proto(answer: Answer, version: int | None) -> chat_service_pb2.Cha
     result = chat_service_pb2.ChatResult(
         message=message,
         finish_reason=_FINISH_REASONS[answer.outcome.finish_reason],
-        usage=_usage(answer.outcome.usage),
+        usage=usage_to_proto(answer.outcome.usage),
         timings=_timings(answer.outcome.timings),
         time_to_first_token_ms=answer.first_text_s * 1000,
         conversation_version=version,
@@ -56,7 +56,8 @@ def _choice_end(end: ChoiceEnd) -> llm_service_pb2.ChoiceResult:
     )
 
 
-def _usage(usage: Usage) -> llm_service_pb2.Usage:
+def usage_to_proto(usage: Usage) -> llm_service_pb2.Usage:
+    """What was counted."""
     return llm_service_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,
         visual_tokens=usage.visual_tokens,

@@ -10,10 +10,11 @@ import grpc
 from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
+from gateway.conversation_calls import ConversationCalls
 from gateway.layouts import LayoutMemory
 from gateway.llm_backend import LlmBackend
 from gateway.media_store import open_media_store
-from gateway.sqlite_store import open_sqlite_store
+from gateway.store import open_store
 from gateway.turn import Tiers
 from gateway.vision_backend import VisionBackend
 from internvl.rpc import open_channel, run_server
@@ -44,10 +45,13 @@ async def assembled(config: Config) -> AsyncIterator[Register]:
         open_channel(config.vision) as vision,
         open_channel(config.llm) as llm,
         open_media_store(config.media) as media,
-        open_sqlite_store(config.store) as conversations,
+        open_store(config.store) as store,
     ):
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory())
-        service = ChatService(Chats(tiers, conversations, config.limits))
+        service = ChatService(
+            Chats(tiers, store, config.limits),
+            ConversationCalls(store.conversations, config.limits, config.kept),
+        )
 
         def register(server: grpc.aio.Server) -> None:
             chat_service_pb2_grpc.add_ChatServiceServicer_to_server(service, server)

@@ -18,9 +18,8 @@ from gateway.content import (
     Text,
     VideoOptions,
 )
-from gateway.conversations import Conversation
 from internvl.errors import InvalidField
-from internvl.v1 import chat_service_pb2, content_pb2
+from internvl.v1 import content_pb2
 
 _ROLES = {
     content_pb2.ROLE_SYSTEM: Role.SYSTEM,
@@ -206,15 +205,3 @@ def plan_layout(layout: Layout) -> content_pb2.VisualLayout:
     planned = layout_to_proto(layout)
     planned.ClearField("visual_id")
     return planned
-
-
-def conversation_to_proto(conversation: Conversation) -> chat_service_pb2.Conversation:
-    """A conversation in public form."""
-    public = chat_service_pb2.Conversation(
-        conversation_id=conversation.conversation_id,
-        version=conversation.version,
-        messages=map(message_to_proto, conversation.messages),
-    )
-    public.create_time.FromDatetime(conversation.created)
-    public.update_time.FromDatetime(conversation.updated)
-    return public

@@ -34,14 +34,15 @@ def test_flags_become_the_configuration(tmp_path: Path) -> None:
         "dns:///llm:50052",
         "0.0.0.0:1",
     )
-    assert (config.store, config.media.directory) == (tmp_path / "chat.db", tmp_path)
+    assert (config.store, config.media.directory) == (str(tmp_path / "chat.db"), tmp_path)
     assert (config.media.max_file_bytes, config.media.quota_bytes) == (2 * 2**20, 8 * 2**20)
     assert config.limits.max_visuals == 3
 
 
 def test_defaults_keep_nothing_after_the_end() -> None:
     config = parse_config([])
-    assert (config.store, config.media.directory) == (None, None)
+    assert (config.store, config.media.directory) == ("memory", None)
+    assert config.kept.time_to_live_s is None
     assert config.server.listen == "127.0.0.1:50050"
 
 

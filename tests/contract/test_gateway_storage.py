@@ -165,7 +165,7 @@ async def test_lost_picture_of_an_earlier_turn_is_named_by_its_place() -> None:
 
 @bounded
 async def test_conversations_and_media_survive_a_restart(tmp_path: Path) -> None:
-    config = Config(QUICK, media=MediaConfig(tmp_path / "media"), store=tmp_path / "chat.db")
+    config = Config(QUICK, media=MediaConfig(tmp_path / "media"), store=str(tmp_path / "chat.db"))
     async with gateway_stack(config) as stack:
         conversation_id = await create(stack)
         await say(stack, conversation_id, picture(2), "what is it")
