@@ -28,7 +28,7 @@ class MediaType:
 
     Attributes:
         name: media type, for example `image/png`.
-        decoder: name of the format in Pillow; empty for films.
+        decoder: the only one that may open it: a format of Pillow, a demuxer of FFmpeg for films.
     """
 
     name: str
@@ -66,9 +66,9 @@ _WEBP = MediaType("image/webp", MediaKind.IMAGE, "WEBP")
 _GIF = MediaType("image/gif", MediaKind.IMAGE, "GIF")
 _BMP = MediaType("image/bmp", MediaKind.IMAGE, "BMP")
 _TIFF = MediaType("image/tiff", MediaKind.IMAGE, "TIFF")
-_MP4 = MediaType("video/mp4", MediaKind.VIDEO)
-_MOV = MediaType("video/quicktime", MediaKind.VIDEO)
-_WEBM = MediaType("video/webm", MediaKind.VIDEO)
+_MP4 = MediaType("video/mp4", MediaKind.VIDEO, "mp4")
+_MOV = MediaType("video/quicktime", MediaKind.VIDEO, "mov")
+_WEBM = MediaType("video/webm", MediaKind.VIDEO, "webm")
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", _JPEG),
@@ -113,8 +113,8 @@ def inspect_media(data: FileBytes, limits: MediaLimits) -> MediaInfo:
     media_type = detect_type(data)
     if media_type.kind is MediaKind.IMAGE:
         return MediaInfo(media_type, *read_size(data, media_type.decoder, limits))
-    film = open_video(data, limits)
-    return MediaInfo(media_type, film.width, film.height, film.frame_count, film.duration_s)
+    with open_video(data, media_type.decoder, limits) as film:
+        return MediaInfo(media_type, film.width, film.height, film.frame_count, film.duration_s)
 
 
 def decode_media(data: FileBytes, options: MediaOptions, limits: MediaLimits) -> DecodedMedia:
@@ -130,7 +130,7 @@ def decode_media(data: FileBytes, options: MediaOptions, limits: MediaLimits) ->
         raise BadMedia("chunk", f"expected a {expected}, found a {media_type.kind} ({media_type.name})")
     if isinstance(options, ImageOptions):
         return _decode_image(data, media_type, options, limits)
-    return _decode_video(data, options, limits)
+    return _decode_video(data, media_type, options, limits)
 
 
 def _decode_image(
@@ -142,13 +142,15 @@ def _decode_image(
     return DecodedMedia(grids, cut_tiles(image, grids[0], options.tiling.tile_size))
 
 
-def _decode_video(data: FileBytes, options: VideoOptions, limits: MediaLimits) -> DecodedMedia:
-    film = open_video(data, limits)
-    grids = plan_media(film.width, film.height, options)
-    check_tile_count(grids, limits, "open.video")
-    frames = film.sample(options)
-    size = options.tiling.tile_size
-    return DecodedMedia(grids, np.concatenate([cut_tiles(frame, grids[0], size) for frame in frames]))
+def _decode_video(
+    data: FileBytes, media_type: MediaType, options: VideoOptions, limits: MediaLimits
+) -> DecodedMedia:
+    with open_video(data, media_type.decoder, limits) as film:
+        grids = plan_media(film.width, film.height, options)
+        check_tile_count(grids, limits, "open.video")
+        frames = film.sample(options)
+        size = options.tiling.tile_size
+        return DecodedMedia(grids, np.concatenate([cut_tiles(frame, grids[0], size) for frame in frames]))
 
 
 def check_tile_count(grids: tuple[TileGrid, ...], limits: MediaLimits, field: str) -> None:

@@ -1,17 +1,18 @@
-"""Sampling frames of a film with decord."""
+"""Sampling frames of a film."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from internvl.errors import BadMedia, InvalidField
-from vision_service.image import FileBytes, check_size
+from vision_service.film_reader import FilmReader, open_film
+from vision_service.image import FileBytes
 from vision_service.limits import MediaLimits
 from vision_service.options import VideoOptions
 
@@ -33,7 +34,15 @@ class Video:
     height: int
     frame_count: int
     fps: float
-    _reader: Any
+    _reader: FilmReader
+
+    def read(self, number: int) -> NDArray[np.uint8]:
+        """Frame `number`, upright: [height, width, 3], RGB. Read frames in ascending order.
+
+        Raises:
+            BadMedia: it cannot be decoded.
+        """
+        return self._reader.read(number)
 
     @property
     def duration_s(self) -> float:
@@ -51,7 +60,7 @@ class Video:
             problem = f"must be before the film's end at {self.duration_s:.3f} s, got {options.start_s:g}"
             raise InvalidField("open.video.start_s", problem)
         for index in sample_indices(options, self.fps, self.frame_count):
-            yield Image.fromarray(_read_frame(self._reader, index))
+            yield Image.fromarray(self.read(index))
 
 
 def sample_indices(options: VideoOptions, fps: float, frame_count: int) -> list[int]:
@@ -69,47 +78,22 @@ def sample_indices(options: VideoOptions, fps: float, frame_count: int) -> list[
     return [int(start + segment / 2 + round(segment * number)) for number in range(options.frames)]
 
 
-def open_video(data: FileBytes, limits: MediaLimits) -> Video:
+@contextmanager
+def open_video(data: FileBytes, demuxer: str, limits: MediaLimits) -> Iterator[Video]:
     """Open a film, check its limits and decode its first frame.
 
     Raises:
         BadMedia: no video in it, damaged, of an unknown codec, or over a limit.
     """
-    reader = _open_reader(data)
-    frame_count, fps = len(reader), float(reader.get_avg_fps())
-    if not math.isfinite(fps) or fps <= 0:
-        raise BadMedia("chunk", "the film does not say how fast it runs")
-    _check_length(frame_count, fps, limits)
-    height, width, _ = _read_frame(reader, 0).shape
-    check_size(width, height, limits, "chunk")
-    return Video(width, height, frame_count, fps, reader)
+    with open_film(data, demuxer, limits) as reader:
+        fps = reader.fps
+        if fps is None:
+            raise BadMedia("chunk", "the film does not say how fast it runs")
+        _check_duration(reader.frame_count / fps, limits)
+        yield Video(reader.width, reader.height, reader.frame_count, fps, reader)
 
 
-def _open_reader(data: FileBytes) -> Any:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        return decord.VideoReader(BytesIO(data), ctx=decord.cpu(0), num_threads=1)
-    except Exception:  # decord's texts hold addresses and stack traces
-        raise BadMedia("chunk", "the film is damaged, cut short or of an unknown codec") from None
-
-
-def _read_frame(reader: Any, index: int) -> Any:
-    try:
-        return reader[index].asnumpy()
-    except Exception:
-        raise BadMedia("chunk", "the film is damaged: a frame cannot be decoded") from None
-
-
-def _check_length(frame_count: int, fps: float, limits: MediaLimits) -> None:
-    if frame_count > limits.max_video_frames:
-        raise BadMedia(
-            "chunk",
-            f"the film has {frame_count} frames; at most {limits.max_video_frames} are taken",
-            metadata={"frames": frame_count, "limit": limits.max_video_frames},
-        )
-    seconds = frame_count / fps
+def _check_duration(seconds: float, limits: MediaLimits) -> None:
     if seconds > limits.max_video_seconds:
         raise BadMedia(
             "chunk",

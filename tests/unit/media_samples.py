@@ -39,7 +39,7 @@ def film(
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream(codec, rate=rate)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
         if codec == "mpeg4":  # its default blurs the grey levels
             stream.bit_rate = 4_000_000
         for number in range(frames):

@@ -102,7 +102,14 @@ def test_a_plain_install_is_the_client() -> None:
 
 
 def test_the_gateway_installs_nothing_that_computes() -> None:
-    assert not locked("gateway").keys() & {"numpy", "paddlepaddle", "pillow", "decord", "sentencepiece"}
+    assert not locked("gateway").keys() & {"numpy", "paddlepaddle", "pillow", "av", "sentencepiece"}
+
+
+@pytest.mark.parametrize("lock", ["runtime", "vision"])
+def test_no_service_installs_what_may_not_be_passed_on(lock: str) -> None:
+    """decord bundles an FFmpeg that calls itself "nonfree and unredistributable"."""
+    assert "av" in locked(lock)
+    assert "decord" not in locked(lock)
 
 
 @pytest.mark.parametrize("name", ["chat", "checkpoint", "fetch", "replay", "up"])

@@ -65,6 +65,8 @@ CONTAINERS = [
     ("libx264", "mov", "video/quicktime"),
     ("libvpx", "webm", "video/webm"),
     ("libvpx-vp9", "webm", "video/webm"),
+    ("libsvtav1", "webm", "video/webm"),
+    ("libx265", "mp4", "video/mp4"),
 ]
 
 
@@ -103,7 +105,7 @@ def test_sampling_must_start_before_the_end() -> None:
 @pytest.mark.parametrize(
     ("limits", "problem"),
     [
-        (MediaLimits(max_video_frames=39), "40 frames; at most 39"),
+        (MediaLimits(max_video_frames=39), "has more than 39 frames, the most that are taken"),
         (MediaLimits(max_video_seconds=3.5), "runs 4 s; at most 3.5 s"),
         (MediaLimits(max_pixels=64 * 48 - 1), "64 x 48 pixels"),
         (MediaLimits(max_tiles=7), r"open\.video: makes 8 tiles; at most 7"),
@@ -114,9 +116,12 @@ def test_films_over_a_limit_are_refused(limits: MediaLimits, problem: str) -> No
         decode_media(film(40), options(8), limits)
 
 
-def test_an_unknown_codec_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("codec", "container"), [("mjpeg", "mov"), ("prores_ks", "mov"), ("mpeg2video", "mp4")]
+)
+def test_a_codec_off_the_list_is_refused(codec: str, container: str) -> None:
     with pytest.raises(BadMedia, match="unknown codec") as refused:
-        inspect_media(film(5, codec="libsvtav1", container="webm"), LIMITS)
+        inspect_media(film(5, codec=codec, container=container), LIMITS)
     assert "/" not in refused.value.message
 
 
