@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
 from gateway import metrics
 from gateway.answer import Answer
@@ -22,12 +24,12 @@ from gateway.llm_backend import GenerateOptions
 from gateway.planning import plan_turn as plan_prompt
 from gateway.prompt import Prompt
 from gateway.store import Store
-from gateway.tier_calls import Deadline
+from gateway.tier_calls import CallTerms, Deadline
 from gateway.turn import Tiers, Turn, TurnRequest
 from gateway.wire import RequestLimits, plan_layout, read_messages
 from internvl.errors import BadMedia, InvalidField, NotFound
 from internvl.telemetry import get_logger
-from internvl.v1 import chat_service_pb2, content_pb2
+from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
 
 # Events held for a client that reads slowly; beyond them the turn waits.
 _EVENTS_AHEAD = 64
@@ -80,7 +82,7 @@ class Chats:
     ) -> chat_service_pb2.PlanTurnResponse:
         conversation = await self._conversation(request, caller)
         prompt = await self._prompt(request.messages, conversation)
-        plan = await plan_prompt(prompt, request.prompt, self._tiers, deadline)
+        plan = await plan_prompt(prompt, request.prompt, self._tiers, self._terms(deadline))
         return chat_service_pb2.PlanTurnResponse(
             layouts=[plan_layout(layout) for layout in plan.layouts],
             visual_tokens=plan.tokens.visual_tokens,
@@ -102,7 +104,7 @@ class Chats:
             media_id = await upload.commit()
         with await media.open(media_id) as file:
             try:
-                info = await self._tiers.vision.inspect(file, deadline)
+                info = await self._tiers.vision.inspect(file, media_id, self._terms(deadline))
             except InvalidField as error:
                 await media.delete(media_id)
                 raise BadMedia("chunk", error.problem, metadata=error.metadata) from error
@@ -112,8 +114,8 @@ class Chats:
         self, request: chat_service_pb2.ServerInfoRequest, caller: Caller, deadline: Deadline
     ) -> chat_service_pb2.ServerInfoResponse:
         async with task_group() as tasks:
-            llm = tasks.create_task(self._tiers.llm.info(deadline))
-            vision = tasks.create_task(self._tiers.vision.info(deadline))
+            llm = tasks.create_task(self._tiers.llm.info(self._terms(deadline)))
+            vision = tasks.create_task(self._tiers.vision.info(self._terms(deadline)))
         return chat_service_pb2.ServerInfoResponse(llm=llm.result(), vision=vision.result())
 
     async def _turn(
@@ -127,10 +129,11 @@ class Chats:
         """Run one turn and emit its public events; store it if it belongs to a conversation."""
         options = GenerateOptions(
             request_id=_request_id(request),
-            sampling=request.sampling,
+            sampling=_seeded(request.sampling),
             prompt=request.prompt,
             priority=request.priority,
             want_replay_bundle=request.want_replay_bundle,
+            cache_salt=_cache_salt(caller),
         )
         conversation = await self._conversation(request, caller)
         prompt = await self._prompt(request.messages, conversation)
@@ -146,6 +149,9 @@ class Chats:
             )
         await emit(result_to_proto(answer, version))
         _log_answer(asked, answer)
+
+    def _terms(self, deadline: Deadline) -> CallTerms:
+        return CallTerms(deadline, self._tiers.retries.attempts())
 
     async def _conversation(
         self, request: chat_service_pb2.ChatRequest | chat_service_pb2.PlanTurnRequest, caller: Caller
@@ -215,3 +221,18 @@ def _request_id(request: chat_service_pb2.ChatRequest) -> str:
     if not _REQUEST_ID.fullmatch(request.request_id):
         raise InvalidField("request_id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ . : / -")
     return request.request_id
+
+
+def _seeded(sampling: llm_service_pb2.SamplingParams) -> llm_service_pb2.SamplingParams:
+    """The same with a seed, so that another replica draws the same tokens if it has to go on."""
+    if not sampling.temperature or sampling.HasField("seed"):
+        return sampling
+    seeded = llm_service_pb2.SamplingParams()
+    seeded.CopyFrom(sampling)
+    seeded.seed = secrets.randbits(63)
+    return seeded
+
+
+def _cache_salt(caller: Caller) -> str:
+    """Nobody learns from a hit, or from its speed, what another tenant asked."""
+    return sha256(caller.tenant.encode()).hexdigest() if caller.tenant else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import configargparse
 
 from gateway.conversation_calls import LONGEST_S, Kept
+from gateway.discovery import Target
 from gateway.media_store import MIB, MediaConfig
+from gateway.replicas import RoutingConfig
+from gateway.retries import RetryConfig
 from gateway.store import MEMORY
 from gateway.wire import RequestLimits
 from internvl.errors import ConfigError
@@ -27,21 +31,25 @@ class Config:
 
     Attributes:
         server: its own gRPC server.
-        vision: gRPC target of the vision tier.
-        llm: gRPC target of the language tier.
+        vision: where the replicas of the vision tier are.
+        llm: where those of the language tier are.
         media: the media store.
         store: SQLite file of the conversations; `memory` forgets them at the end.
         kept: how long conversations are kept.
         limits: how much one request may hold.
+        routing: how replicas are found and chosen.
+        retries: what is tried again when one is lost.
     """
 
     server: ServerConfig
-    vision: str = DEFAULT_VISION
-    llm: str = DEFAULT_LLM
+    vision: tuple[Target, ...] = (Target.parse(DEFAULT_VISION),)
+    llm: tuple[Target, ...] = (Target.parse(DEFAULT_LLM),)
     media: MediaConfig = field(default_factory=MediaConfig)
     store: str = MEMORY
     kept: Kept = field(default_factory=Kept)
     limits: RequestLimits = field(default_factory=RequestLimits)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    retries: RetryConfig = field(default_factory=RetryConfig)
 
 
 def parse_config(argv: Sequence[str]) -> Config:
@@ -56,12 +64,14 @@ def parse_config(argv: Sequence[str]) -> Config:
         raise ConfigError("--media-quota-mib: must be at least --max-media-mib")
     return Config(
         server=ServerConfig.from_args(args),
-        vision=args.vision,
-        llm=args.llm,
+        vision=_targets(args.vision, DEFAULT_VISION),
+        llm=_targets(args.llm, DEFAULT_LLM),
         media=MediaConfig(args.media_dir, args.max_media_mib * MIB, args.media_quota_mib * MIB),
         store=args.store,
         kept=Kept(args.conversation_ttl_seconds or None),
         limits=RequestLimits(max_visuals=args.max_visuals),
+        routing=RoutingConfig(load_bound=args.load_bound, resolve_s=args.resolve_seconds),
+        retries=RetryConfig(args.max_retries, args.retry_ratio, args.failover_wait_seconds),
     )
 
 
@@ -73,9 +83,7 @@ def _parser() -> configargparse.ArgParser:
         "from the vision service to the language service. It computes nothing itself.",
         formatter_class=ServerHelpFormatter,
     )
-    tiers = parser.add_argument_group("tiers (any gRPC target, for example dns:///vision:50051)")
-    tiers.add_argument("--vision", default=DEFAULT_VISION, metavar="TARGET", help="the vision service")
-    tiers.add_argument("--llm", default=DEFAULT_LLM, metavar="TARGET", help="the language service")
+    _add_routing_flags(parser)
     storage = parser.add_argument_group("storage")
     storage.add_argument(
         "--store",
@@ -109,14 +117,106 @@ def _parser() -> configargparse.ArgParser:
     return parser
 
 
+def _add_routing_flags(parser: configargparse.ArgParser) -> None:
+    tiers = parser.add_argument_group(
+        "tiers (HOST:PORT, all addresses of the name count; several by commas or by repeating the flag)"
+    )
+    add = tiers.add_argument
+    add(
+        "--vision",
+        action="append",
+        type=_target_list,
+        metavar="TARGET",
+        help=f"the vision service (default: {DEFAULT_VISION})",
+    )
+    add(
+        "--llm",
+        action="append",
+        type=_target_list,
+        metavar="TARGET",
+        help=f"the language service (default: {DEFAULT_LLM})",
+    )
+    routing, retries = RoutingConfig(), RetryConfig()
+    add(
+        "--load-bound",
+        type=_at_least_one,
+        default=routing.load_bound,
+        metavar="X",
+        help="most requests of one replica, as a multiple of the mean of all",
+    )
+    add(
+        "--resolve-seconds",
+        type=_seconds,
+        default=routing.resolve_s,
+        metavar="S",
+        help="time between two looks at the names",
+    )
+    add(
+        "--max-retries",
+        type=_count,
+        default=retries.per_turn,
+        metavar="N",
+        help="replicas that one turn may lose before it fails",
+    )
+    add(
+        "--retry-ratio",
+        type=_ratio,
+        default=retries.ratio,
+        metavar="X",
+        help="retries of all turns, for each turn that begins",
+    )
+    add(
+        "--failover-wait-seconds",
+        type=_seconds,
+        default=retries.failover_wait_s,
+        metavar="S",
+        help="longest wait for another replica once a turn has lost one",
+    )
+
+
+def _target_list(text: str) -> tuple[Target, ...]:
+    try:
+        return tuple(Target.parse(each.strip()) for each in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _targets(given: Sequence[tuple[Target, ...]] | None, default: str) -> tuple[Target, ...]:
+    return tuple(target for each in given or () for target in each) or (Target.parse(default),)
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number of at least 1")
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be a whole number of at least 0")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= LONGEST_S:
+    seconds = _number(text, least=0.0)
+    if seconds > LONGEST_S:
         raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 to {LONGEST_S}")
     return seconds
+
+
+def _ratio(text: str) -> float:
+    return _number(text, least=0.0)
+
+
+def _at_least_one(text: str) -> float:
+    return _number(text, least=1.0)
+
+
+def _number(text: str, least: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= least):
+        raise argparse.ArgumentTypeError(f"must be a number of at least {least:g}")
+    return number

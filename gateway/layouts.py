@@ -6,6 +6,14 @@ from collections import OrderedDict
 
 from gateway import metrics
 from gateway.content import Layout, Media
+from internvl.errors import Unavailable
+
+
+class StaleLayout(Unavailable):
+    """The vision tier gives another `visual_id` than it did before: its model was replaced."""
+
+    def __init__(self) -> None:
+        super().__init__("the vision service changed its model during the turn; ask again")
 
 
 class LayoutMemory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,14 @@ import grpc
 from gateway.answer import ChoiceEnd, Delta, FinishReason, Outcome, Timings, Usage
 from gateway.content import Layout, Media, Message, Text
 from gateway.prompt import Prompt
-from gateway.tier_calls import Deadline, next_message, response_of
+from gateway.replica import Replica
+from gateway.replicas import Replicas
+from gateway.tier_calls import CallTerms, leased, next_message, repeated, response_of
 from gateway.wire import layout_to_proto, role_number
 from internvl.errors import InternalError
 from internvl.v1 import llm_service_pb2, llm_service_pb2_grpc
 
-_PEER = "language service"
+PEER = "language service"
 _SERVICE = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
 _FINISH_REASONS = {
@@ -29,13 +31,18 @@ _FINISH_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """How to answer. All but the name is the client's own, carried on unread."""
+    """How to answer. All but the name and the salt is the client's own, carried on unread.
+
+    Attributes:
+        cache_salt: keys and values are shared only between requests of the same one.
+    """
 
     request_id: str
     sampling: llm_service_pb2.SamplingParams
     prompt: llm_service_pb2.PromptOptions
     priority: int = 0
     want_replay_bundle: bool = False
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +55,19 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The language tier took a request; `needed` is what to send, in this order."""
+    """The language tier took a request.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: how many of them it still has.
+        needed: what to send, in this order.
+        model: names the weights that answer.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     needed: tuple[Need, ...]
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,62 +79,101 @@ class TokenCount:
     context_limit: int
 
 
-class LlmBackend:
-    """The language tier. Every call raises `ServingError` with what the tier answered."""
+class LlmCalls:
+    """The calls of one replica."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub: llm_service_pb2_grpc.LlmServiceAsyncStub = llm_service_pb2_grpc.LlmServiceStub(channel)
-        self._generate: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
+        self.stub: llm_service_pb2_grpc.LlmServiceAsyncStub = llm_service_pb2_grpc.LlmServiceStub(channel)
+        self.generate: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
             f"/{_SERVICE}/Generate",
             request_serializer=None,  # frames are bytes already
             response_deserializer=llm_service_pb2.GenerateResponse.FromString,
         )
 
+
+class LlmBackend:
+    """The language tier. Every call raises `ServingError` with what the tier answered."""
+
+    def __init__(self, replicas: Replicas[LlmCalls]) -> None:
+        self._replicas = replicas
+
     @asynccontextmanager
     async def generate(
-        self, prompt: Prompt, layouts: Mapping[Media, Layout], options: GenerateOptions, deadline: Deadline
+        self,
+        prompt: Prompt,
+        layouts: Mapping[Media, Layout],
+        options: GenerateOptions,
+        delivered: Sequence[int],
+        terms: CallTerms,
     ) -> AsyncIterator[GenerateStream]:
-        """Open a generation. Leaving the block cancels what is still running."""
+        """Open a generation. Leaving the block cancels what is still running.
+
+        Args:
+            delivered: ids of the tokens that another replica gave already; the answer goes on behind them.
+
+        Raises:
+            ReplicaLost: the replica went away; another one can go on.
+        """
         opening = llm_service_pb2.GenerateOpen(
             messages=_prompt_messages(prompt, layouts),
             sampling=options.sampling,
             prompt=options.prompt,
             request_id=options.request_id,
             priority=options.priority,
+            delivered_token_ids=delivered,
+            cache_salt=options.cache_salt or None,
             want_replay_bundle=options.want_replay_bundle,
         )
-        call = self._generate(timeout=deadline.remaining_s)
-        try:
-            stream = GenerateStream(call)
-            await stream.send(llm_service_pb2.GenerateRequest(open=opening).SerializeToString())
-            yield stream
-        finally:
-            call.cancel()
+        async with leased(self._replicas, prompt.affinity(options.cache_salt), terms) as replica:
+            call = replica.calls.generate(timeout=terms.deadline.next_hop_s)
+            try:
+                stream = GenerateStream(call, replica)
+                await stream.send(llm_service_pb2.GenerateRequest(open=opening).SerializeToString())
+                yield stream
+            finally:
+                call.cancel()
 
     async def count_tokens(
         self,
         prompt: Prompt,
         layouts: Mapping[Media, Layout],
         options: llm_service_pb2.PromptOptions,
-        deadline: Deadline,
+        terms: CallTerms,
     ) -> TokenCount:
         """Count a prompt."""
         messages = _prompt_messages(prompt, layouts)
         request = llm_service_pb2.CountTokensRequest(messages=messages, prompt=options)
-        count = await response_of(self._stub.CountTokens(request, timeout=deadline.remaining_s), _PEER)
-        return TokenCount(count.prompt_tokens, count.visual_tokens, count.context_limit)
 
-    async def info(self, deadline: Deadline) -> llm_service_pb2.ModelInfoResponse:
+        async def count() -> llm_service_pb2.CountTokensResponse:
+            async with leased(self._replicas, prompt.affinity(""), terms) as replica:
+                call = replica.calls.stub.CountTokens(request, timeout=terms.deadline.next_hop_s)
+                return await response_of(call, replica)
+
+        counted = await repeated(count, terms.attempts)
+        return TokenCount(counted.prompt_tokens, counted.visual_tokens, counted.context_limit)
+
+    async def info(self, terms: CallTerms) -> llm_service_pb2.ModelInfoResponse:
         """The loaded model; the contract's own message, because the public answer carries it on."""
-        request = llm_service_pb2.ModelInfoRequest()
-        return await response_of(self._stub.ModelInfo(request, timeout=deadline.remaining_s), _PEER)
+
+        async def info() -> llm_service_pb2.ModelInfoResponse:
+            async with leased(self._replicas, b"", terms) as replica:
+                request = llm_service_pb2.ModelInfoRequest()
+                call = replica.calls.stub.ModelInfo(request, timeout=terms.deadline.next_hop_s)
+                return await response_of(call, replica)
+
+        return await repeated(info, terms.attempts)
 
 
 class GenerateStream:
     """One answer in the making."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, llm_service_pb2.GenerateResponse]) -> None:
+    def __init__(
+        self,
+        call: grpc.aio.StreamStreamCall[bytes, llm_service_pb2.GenerateResponse],
+        replica: Replica[LlmCalls],
+    ) -> None:
         self._call = call
+        self._replica = replica
 
     async def send(self, frame: bytes) -> bool:
         """Send a serialised frame; False if the call has ended, and reading tells why."""
@@ -136,16 +190,16 @@ class GenerateStream:
 
     async def admitted(self) -> Admission:
         """The first message."""
-        response = await next_message(self._call, _PEER)
+        response = await next_message(self._call, self._replica)
         if response is None or not response.HasField("admitted"):
-            raise InternalError(f"the {_PEER} did not begin with `admitted`")
+            raise InternalError(f"the {PEER} did not begin with `admitted`")
         admitted = response.admitted
         needed = tuple(Need(need.visual_id, need.first_tile) for need in admitted.needed)
-        return Admission(admitted.prompt_tokens, admitted.cached_tokens, needed)
+        return Admission(admitted.prompt_tokens, admitted.cached_tokens, needed, admitted.weights_fingerprint)
 
     async def deltas(self) -> AsyncIterator[Delta | Outcome]:
         """The answer, piece by piece; an `Outcome` comes last."""
-        while (response := await next_message(self._call, _PEER)) is not None:
+        while (response := await next_message(self._call, self._replica)) is not None:
             if response.HasField("delta"):
                 yield Delta(response.delta.text, response.delta.choice, response.delta)
             elif response.HasField("result"):
@@ -188,5 +242,5 @@ def _choice_end(choice: llm_service_pb2.ChoiceResult) -> ChoiceEnd:
 
 def _finish_reason(reason: llm_service_pb2.FinishReason.ValueType) -> FinishReason:
     if reason not in _FINISH_REASONS:
-        raise InternalError(f"the {_PEER} did not say why the answer ended")
+        raise InternalError(f"the {PEER} did not say why the answer ended")
     return _FINISH_REASONS[reason]

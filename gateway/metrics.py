@@ -17,3 +17,15 @@ FIRST_TEXT_SECONDS = Histogram(
 )
 MEDIA_BYTES = Gauge("internvl_gateway_media_bytes", "Bytes held in the media store.")
 MEDIA_DROPPED = Counter("internvl_gateway_media_dropped", "Files dropped to stay below the quota.")
+REPLICAS = Gauge("internvl_gateway_replicas", "Replicas of a tier, by their health.", ["tier", "health"])
+ROUTED = Counter(
+    "internvl_gateway_routed",
+    "Calls to a tier, by whether they went to the first replica of their key.",
+    ["tier", "replica"],
+)
+RETRIES = Counter(
+    "internvl_gateway_retries",
+    "Lost calls of turns, by whether they were made again.",
+    ["made"],
+)
+RESUMED = Counter("internvl_gateway_resumed", "Answers that went on on another replica, in their middle.")

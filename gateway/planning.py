@@ -8,7 +8,7 @@ from gateway.concurrency import together
 from gateway.content import Layout, Media
 from gateway.llm_backend import TokenCount
 from gateway.prompt import Prompt, Visual
-from gateway.tier_calls import Deadline
+from gateway.tier_calls import CallTerms
 from gateway.turn import Tiers
 from internvl.v1 import llm_service_pb2
 
@@ -32,20 +32,20 @@ class Plan:
 
 
 async def plan_turn(
-    prompt: Prompt, options: llm_service_pb2.PromptOptions, tiers: Tiers, deadline: Deadline
+    prompt: Prompt, options: llm_service_pb2.PromptOptions, tiers: Tiers, terms: CallTerms
 ) -> Plan:
     """Plan a turn.
 
     Raises:
         ServingError: whatever either tier answers, with the fields of the public request.
     """
-    layouts = await _lay_out(prompt.visuals, tiers, deadline)
+    layouts = await _lay_out(prompt.visuals, tiers, terms)
     with prompt.naming_errors():
-        count = await tiers.llm.count_tokens(prompt, layouts, options, deadline)
+        count = await tiers.llm.count_tokens(prompt, layouts, options, terms)
     return Plan(tuple(layouts[visual.media] for visual in prompt.visuals), count)
 
 
-async def _lay_out(visuals: tuple[Visual, ...], tiers: Tiers, deadline: Deadline) -> dict[Media, Layout]:
+async def _lay_out(visuals: tuple[Visual, ...], tiers: Tiers, terms: CallTerms) -> dict[Media, Layout]:
     """Remembered layouts, and planned ones for the rest; those name no embeddings and are not remembered."""
     layouts: dict[Media, Layout] = {}
     unknown: dict[Media, Visual] = {}
@@ -55,10 +55,10 @@ async def _lay_out(visuals: tuple[Visual, ...], tiers: Tiers, deadline: Deadline
             unknown.setdefault(visual.media, visual)
         else:
             layouts[visual.media] = layout
-    planned = await together(_plan(visual, tiers, deadline) for visual in unknown.values())
+    planned = await together(_plan(visual, tiers, terms) for visual in unknown.values())
     return layouts | dict(zip(unknown, planned, strict=True))
 
 
-async def _plan(visual: Visual, tiers: Tiers, deadline: Deadline) -> Layout:
+async def _plan(visual: Visual, tiers: Tiers, terms: CallTerms) -> Layout:
     with visual.naming_errors(), await tiers.media.open(visual.media.media_id) as file:
-        return await tiers.vision.plan(file, visual.media.options, deadline)
+        return await tiers.vision.plan(file, visual.media, terms)

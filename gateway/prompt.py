@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 
-from gateway.content import Media, Message
+from gateway.content import Media, Message, Role
 from internvl.errors import InternalError, InvalidField, NotFound
 
 _LLM_MESSAGE = re.compile(r"messages\[(\d+)\]")
@@ -67,6 +68,14 @@ class Prompt:
             if isinstance(part, Media)
         ]
         return tuple(Visual(index, media, field) for index, (media, field) in enumerate(found))
+
+    def affinity(self, cache_salt: str) -> bytes:
+        """Equal for prompts whose keys and values may be shared: by salt, system text and the first question,
+        or the pictures and films in it, which go before its text and cost more than all else."""
+        messages = (*self.history, *self.messages)
+        opening = messages[: 2 if messages[0].role is Role.SYSTEM else 1]
+        shown = tuple(part for part in opening[-1].parts if isinstance(part, Media))
+        return sha256(repr((cache_salt, opening[:-1], shown or opening[-1])).encode()).digest()
 
     @contextmanager
     def naming_errors(self) -> Iterator[None]:

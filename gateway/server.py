@@ -7,17 +7,20 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from gateway import llm_backend, vision_backend
 from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
 from gateway.conversation_calls import ConversationCalls
 from gateway.layouts import LayoutMemory
-from gateway.llm_backend import LlmBackend
+from gateway.llm_backend import LlmBackend, LlmCalls
 from gateway.media_store import open_media_store
+from gateway.replicas import open_replicas
+from gateway.retries import RetryBudget
 from gateway.store import open_store
 from gateway.turn import Tiers
-from gateway.vision_backend import VisionBackend
-from internvl.rpc import open_channel, run_server
+from gateway.vision_backend import VisionBackend, VisionCalls
+from internvl.rpc import run_server
 from internvl.rpc.server import Register
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 
@@ -36,18 +39,19 @@ async def serve(config: Config) -> None:
 
 @asynccontextmanager
 async def assembled(config: Config) -> AsyncIterator[Register]:
-    """Open stores and channels, and yield what adds the service to a server.
+    """Open stores and look for replicas, and yield what adds the service to a server.
 
     A tier need not be there yet: calls that need it fail with UNAVAILABLE until it is, and the gateway itself
     is ready at once. Its stores stay usable while a tier is away.
     """
     async with (
-        open_channel(config.vision) as vision,
-        open_channel(config.llm) as llm,
+        open_replicas(vision_backend.PEER, config.vision, VisionCalls, config.routing) as vision,
+        open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
         open_media_store(config.media) as media,
         open_store(config.store) as store,
     ):
-        tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory())
+        retries = RetryBudget(config.retries)
+        tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory(), retries)
         service = ChatService(
             Chats(tiers, store, config.limits),
             ConversationCalls(store.conversations, config.limits, config.kept),

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import grpc
 
-from internvl.rpc import error_from_rpc
+from gateway.replica import Replica, ReplicaLost
+from gateway.replicas import Replicas
+from gateway.retries import Attempts
 
+C = TypeVar("C")
 T = TypeVar("T")
+
+# What the hop itself needs: a tier gives up this much before its caller, who then still hears why.
+_HOP_S = 0.05
+_HOP_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +39,66 @@ class Deadline:
 
     @property
     def remaining_s(self) -> float | None:
-        """What is left of it: the timeout of the next call to a tier."""
+        """What is left of it."""
         return None if self.at is None else max(0.0, self.at - time.monotonic())
 
+    @property
+    def next_hop_s(self) -> float | None:
+        """The timeout of the next call to a tier: a little less than what is left."""
+        left = self.remaining_s
+        return None if left is None else left - min(_HOP_S, _HOP_SHARE * left)
 
-async def next_message(call: grpc.aio.StreamStreamCall[Any, T], peer: str) -> T | None:
+
+@dataclass(frozen=True, slots=True)
+class CallTerms:
+    """What holds for every call of one turn.
+
+    Attributes:
+        deadline: when the client stops waiting.
+        attempts: what may still be tried again.
+    """
+
+    deadline: Deadline
+    attempts: Attempts
+
+
+@asynccontextmanager
+async def leased(replicas: Replicas[C], key: bytes, terms: CallTerms) -> AsyncIterator[Replica[C]]:
+    """The replica for one call, away from those that the turn has lost before.
+
+    Raises:
+        Unavailable: no replica serves.
+    """
+    patience_s = terms.attempts.patience_s
+    left = terms.deadline.remaining_s
+    patience_s = patience_s if left is None else min(patience_s, left)
+    async with replicas.lease(key, avoid=terms.attempts.lost, patience_s=patience_s) as replica:
+        yield replica
+
+
+async def repeated(call: Callable[[], Awaitable[T]], attempts: Attempts) -> T:
+    """The result of a call that may be made again whenever it loses its replica."""
+    while True:
+        try:
+            return await call()
+        except ReplicaLost as lost:
+            await attempts.again(lost)
+
+
+async def next_message(call: grpc.aio.StreamStreamCall[Any, T], replica: Replica[Any]) -> T | None:
     """The next message of a stream; None at the end of a successful one.
 
     Raises:
-        ServingError: what the tier answered, or `Unavailable` naming `peer`.
+        ServingError: what the tier answered, or `ReplicaLost` naming the tier.
     """
     try:
         message = await call.read()
     except grpc.RpcError as error:
-        raise error_from_rpc(error, peer) from error
+        raise replica.error(error) from error
     return None if message is grpc.aio.EOF else cast(T, message)
 
 
-async def response_of(call: Awaitable[T], peer: str) -> T:
+async def response_of(call: Awaitable[T], replica: Replica[Any]) -> T:
     """The response of a call that has one.
 
     Raises:
@@ -57,4 +107,4 @@ async def response_of(call: Awaitable[T], peer: str) -> T:
     try:
         return await call
     except grpc.RpcError as error:
-        raise error_from_rpc(error, peer) from error
+        raise replica.error(error) from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.concurrency import Emit, Pipe, piped
 from gateway.content import Layout
+from gateway.layouts import StaleLayout
 from gateway.media_store import MediaStore
 from gateway.prompt import Visual
-from gateway.tier_calls import Deadline
+from gateway.replica import ReplicaLost
+from gateway.tier_calls import CallTerms
 from gateway.vision_backend import EncodeStream, VisionBackend
 from internvl.errors import InternalError
 
@@ -18,7 +20,7 @@ READ_AHEAD = 2
 
 
 class TileSource:
-    """One encode stream.
+    """One item being encoded.
 
     Attributes:
         visual: what is encoded.
@@ -26,12 +28,12 @@ class TileSource:
     """
 
     def __init__(
-        self, visual: Visual, layout: Layout, first_tile: int, stream: EncodeStream, pipe: Pipe[bytes]
+        self, visual: Visual, layout: Layout, first_tile: int, encoding: Encoding, pipe: Pipe[bytes]
     ) -> None:
         self.visual = visual
         self.layout = layout
         self._first_tile = first_tile
-        self._stream = stream
+        self._encoding = encoding
         self._pipe = pipe
 
     async def tiles(self, first_tile: int) -> AsyncIterator[tuple[int, bytes]]:
@@ -52,12 +54,78 @@ class TileSource:
 
     def cancel(self) -> None:
         """Stop the vision tier's work; the tiles are not needed."""
-        self._stream.cancel()
+        self._encoding.cancel()
+
+
+class Encoding:
+    """The call that encodes one item; when its replica is lost, one that goes on elsewhere.
+
+    Attributes:
+        next_tile: number of the first tile that has not come.
+    """
+
+    def __init__(
+        self, visual: Visual, first_tile: int, vision: VisionBackend, media: MediaStore, terms: CallTerms
+    ) -> None:
+        self.next_tile = first_tile
+        self._visual = visual
+        self._vision = vision
+        self._media = media
+        self._terms = terms
+        self._layout: Layout | None = None
+        self._stream: EncodeStream | None = None
+        self._call = AsyncExitStack()
+
+    async def open(self) -> Layout:
+        """Begin, and wait for the layout.
+
+        Raises:
+            StaleLayout: going on elsewhere gives other embeddings.
+        """
+        while True:
+            try:
+                layout = await self._begin()
+            except ReplicaLost as lost:
+                await self._terms.attempts.again(lost)
+                continue
+            if self._layout is not None and layout.visual_id != self._layout.visual_id:
+                raise StaleLayout
+            self._layout = layout
+            return layout
+
+    async def read(self, emit: Emit[bytes]) -> None:
+        """Emit the frames of all tiles, in order, each once."""
+        while self._stream is not None:
+            try:
+                async for frame in self._stream.tiles():
+                    self.next_tile += 1
+                    await emit(frame)
+                return
+            except ReplicaLost as lost:
+                await self._terms.attempts.again(lost)
+            await self.open()
+
+    def cancel(self) -> None:
+        """Stop it."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    async def close(self) -> None:
+        """Stop it, and give back what it held."""
+        await self._call.aclose()
+
+    async def _begin(self) -> Layout:
+        await self.close()
+        media = self._visual.media
+        file = self._call.enter_context(await self._media.open(media.media_id))
+        encode = self._vision.encode(file, media, self.next_tile, self._terms)
+        self._stream = await self._call.enter_async_context(encode)
+        return await self._stream.layout()
 
 
 @asynccontextmanager
 async def open_source(
-    visual: Visual, first_tile: int, vision: VisionBackend, media: MediaStore, deadline: Deadline
+    visual: Visual, first_tile: int, vision: VisionBackend, media: MediaStore, terms: CallTerms
 ) -> AsyncIterator[TileSource]:
     """Start to encode an item from `first_tile` on and wait for its layout.
 
@@ -65,16 +133,11 @@ async def open_source(
         ServingError: whatever the vision tier answers, with the fields of the public request.
         NotFound: the media is no longer stored.
     """
-    with visual.naming_errors():
-        file = await media.open(visual.media.media_id)
-    with file:
-        async with vision.encode(file, visual.media.options, first_tile, deadline) as stream:
-            with visual.naming_errors():
-                layout = await stream.layout()
-
-            async def read(emit: Emit[bytes]) -> None:
-                async for frame in stream.tiles():
-                    await emit(frame)
-
-            async with piped(read, READ_AHEAD) as (pipe, _):
-                yield TileSource(visual, layout, first_tile, stream, pipe)
+    encoding = Encoding(visual, first_tile, vision, media, terms)
+    try:
+        with visual.naming_errors():
+            layout = await encoding.open()
+        async with piped(encoding.read, READ_AHEAD) as (pipe, _):
+            yield TileSource(visual, layout, first_tile, encoding, pipe)
+    finally:
+        await encoding.close()

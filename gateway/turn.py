@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway import metrics
-from gateway.answer import Answer, Event, Outcome, Progress, Started
+from gateway.answer import Answer, Delta, Event, Outcome, Progress, Started
 from gateway.concurrency import Emit, task_group, together
 from gateway.content import Layout, Media
-from gateway.layouts import LayoutMemory
+from gateway.layouts import LayoutMemory, StaleLayout
 from gateway.llm_backend import Admission, GenerateOptions, GenerateStream, LlmBackend, Need
 from gateway.media_store import MediaStore
 from gateway.prompt import Prompt, Visual
-from gateway.tier_calls import Deadline
+from gateway.replica import ReplicaLost
+from gateway.retries import RetryBudget
+from gateway.tier_calls import CallTerms, Deadline
 from gateway.tile_source import TileSource, open_source
 from gateway.vision_backend import VisionBackend
 from internvl.errors import InternalError, Unavailable
@@ -30,12 +32,14 @@ class Tiers:
         llm: the language tier.
         media: bytes of all media.
         layouts: layouts of media that was encoded before.
+        retries: what may be tried again.
     """
 
     vision: VisionBackend
     llm: LlmBackend
     media: MediaStore
     layouts: LayoutMemory
+    retries: RetryBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,6 @@ class TurnRequest:
     arrived: float
 
 
-class StaleLayout(Unavailable):
-    """The vision tier gives another `visual_id` than it did before: its model was replaced."""
-
-    def __init__(self) -> None:
-        super().__init__("the vision service changed its model during the turn; ask again")
-
-
 @dataclass(frozen=True, slots=True)
 class _Supply:
     """Where the tiles come from that the language tier asked for."""
@@ -71,13 +68,24 @@ class _Supply:
 
 
 class Turn:
-    """One turn, from prompt to answer. Cancelling `run` cancels both tiers at once."""
+    """One turn, from prompt to answer. Cancelling `run` cancels both tiers at once.
+
+    When a vision replica is lost, its missing tiles are encoded elsewhere. When a language replica is, the
+    answer goes on elsewhere behind the tokens that were emitted, and nobody who reads it notices.
+    """
 
     def __init__(self, request: TurnRequest, tiers: Tiers, emit: Emit[Event]) -> None:
         self._request = request
         self._tiers = tiers
         self._emit = emit
         self._visuals = request.prompt.visuals
+        self._terms = CallTerms(request.deadline, tiers.retries.attempts())
+        self._said = _Said()
+
+    @property
+    def text(self) -> str:
+        """The first answer as far as it was emitted."""
+        return "".join(self._said.texts)
 
     async def run(self) -> Answer:
         """Emit what happens and return the answer.
@@ -85,13 +93,27 @@ class Turn:
         Raises:
             ServingError: whatever went wrong on either tier, with the fields of the public request.
         """
-        try:
-            return await self._attempt()
-        except StaleLayout:
-            # Nothing was emitted yet: layouts are compared before the turn is announced.
-            for visual in self._visuals:
-                self._tiers.layouts.forget(visual.media)
-        return await self._attempt()
+        layouts_are_fresh = False
+        while True:
+            try:
+                return await self._attempt()
+            except StaleLayout:
+                if self._said.model is not None or layouts_are_fresh:
+                    raise
+                for visual in self._visuals:
+                    self._tiers.layouts.forget(visual.media)
+                layouts_are_fresh = True
+            except ReplicaLost as lost:
+                if self._said.deltas and not self._can_resume:
+                    raise
+                await self._terms.attempts.again(lost)
+                if self._said.deltas:
+                    metrics.RESUMED.inc()
+
+    @property
+    def _can_resume(self) -> bool:
+        """Of several answers, the language tier can continue none."""
+        return self._request.options.sampling.n <= 1
 
     async def _attempt(self) -> Answer:
         async with AsyncExitStack() as stack:
@@ -100,8 +122,16 @@ class Turn:
             with self._request.prompt.naming_errors():
                 admission = await generation.admitted()
             supplies = await self._meet(admission.needed, layouts, sources, stack)
-            await self._emit(self._started(admission, layouts))
+            await self._announce(admission, layouts)
             return await self._exchange(generation, supplies)
+
+    async def _announce(self, admission: Admission, layouts: dict[Media, Layout]) -> None:
+        """Say once that the turn is under way; after a loss, see that the same model goes on."""
+        if self._said.model is None:
+            self._said.model = admission.model
+            await self._emit(self._started(admission, layouts))
+        elif self._said.deltas and self._said.model != admission.model:
+            raise Unavailable("the language service changed its model during the answer; ask again")
 
     async def _lay_out(self, stack: AsyncExitStack) -> tuple[dict[Media, Layout], dict[Media, TileSource]]:
         """Find every layout: remembered ones at once, the others by starting to encode."""
@@ -121,7 +151,9 @@ class Turn:
 
     async def _generate(self, layouts: dict[Media, Layout], stack: AsyncExitStack) -> GenerateStream:
         request = self._request
-        generation = self._tiers.llm.generate(request.prompt, layouts, request.options, request.deadline)
+        generation = self._tiers.llm.generate(
+            request.prompt, layouts, request.options, self._said.token_ids, self._terms
+        )
         return await stack.enter_async_context(generation)
 
     async def _meet(
@@ -153,7 +185,7 @@ class Turn:
 
     async def _open_source(self, visual: Visual, first_tile: int, stack: AsyncExitStack) -> TileSource:
         tiers = self._tiers
-        source = open_source(visual, first_tile, tiers.vision, tiers.media, self._request.deadline)
+        source = open_source(visual, first_tile, tiers.vision, tiers.media, self._terms)
         return await stack.enter_async_context(source)
 
     def _started(self, admission: Admission, layouts: dict[Media, Layout]) -> Started:
@@ -182,23 +214,50 @@ class Turn:
                     return
                 metrics.TILES_FORWARDED.inc()
                 metrics.TILE_BYTES_FORWARDED.inc(len(frame))
-                await self._emit(Progress(visual.index, number + 1, layout.tiles))
+                if number >= self._said.tiles.get(visual.index, 0):
+                    self._said.tiles[visual.index] = number + 1
+                    await self._emit(Progress(visual.index, number + 1, layout.tiles))
         await generation.done_sending()
 
     async def _collect(self, generation: GenerateStream) -> Answer:
-        text = ""
-        first_text_s = 0.0
+        said = self._said
         outcome: Outcome | None = None
         async for piece in generation.deltas():
             if isinstance(piece, Outcome):
                 outcome = piece
                 continue
-            if piece.text and not first_text_s:
-                first_text_s = time.monotonic() - self._request.arrived
-                metrics.FIRST_TEXT_SECONDS.observe(first_text_s)
-            if piece.choice == 0:  # the answer that a conversation keeps
-                text += piece.text
+            if piece.text and not said.first_text_s:
+                said.first_text_s = time.monotonic() - self._request.arrived
+                metrics.FIRST_TEXT_SECONDS.observe(said.first_text_s)
+            said.add(piece)
             await self._emit(piece)
         if outcome is None:
             raise InternalError("the language service ended its answer without a result")
-        return Answer(text, outcome, first_text_s)
+        return Answer(self.text, outcome, said.first_text_s)
+
+
+@dataclass(slots=True)
+class _Said:
+    """What was emitted so far: what a resumed answer goes on behind.
+
+    Attributes:
+        model: weights that answer; None until the turn was announced.
+        deltas: pieces of all answers.
+        token_ids: of the first answer.
+        texts: of the first answer, which is the one that a conversation keeps.
+        tiles: how many were reported of each item, by its number.
+        first_text_s: from the arrival of the request to the first text; 0 until there is any.
+    """
+
+    model: str | None = None
+    deltas: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    tiles: dict[int, int] = field(default_factory=dict)
+    first_text_s: float = 0.0
+
+    def add(self, delta: Delta) -> None:
+        self.deltas += 1
+        if delta.choice == 0:
+            self.token_ids.extend(delta.message.token_ids)
+            self.texts.append(delta.text)

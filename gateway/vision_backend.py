@@ -9,13 +9,15 @@ from typing import Any, BinaryIO
 
 import grpc
 
-from gateway.content import ImageOptions, Layout, MediaOptions
-from gateway.tier_calls import Deadline, next_message, response_of
+from gateway.content import ImageOptions, Layout, Media, MediaOptions
+from gateway.replica import Replica
+from gateway.replicas import Replicas
+from gateway.tier_calls import CallTerms, leased, next_message, repeated, response_of
 from gateway.wire import image_options_to_proto, layout_from_proto, video_options_to_proto
 from internvl.errors import BadMedia, InternalError
 from internvl.v1 import content_pb2, vision_service_pb2, vision_service_pb2_grpc
 
-_PEER = "vision service"
+PEER = "vision service"
 _SERVICE = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
 _CHUNK_BYTES = 2**20
 
@@ -24,78 +26,111 @@ _CHUNK_BYTES = 2**20
 _TILE_TAG = bytes([vision_service_pb2.EncodeResponse.TILE_FIELD_NUMBER << 3 | 2])
 
 
-class VisionBackend:
-    """The vision tier. Every call raises `ServingError` with what the tier answered."""
+class VisionCalls:
+    """The calls of one replica."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub: vision_service_pb2_grpc.VisionServiceAsyncStub = (
-            vision_service_pb2_grpc.VisionServiceStub(channel)
+        self.stub: vision_service_pb2_grpc.VisionServiceAsyncStub = vision_service_pb2_grpc.VisionServiceStub(
+            channel
         )
-        self._encode: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
+        self.encode: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
             f"/{_SERVICE}/Encode",
             request_serializer=vision_service_pb2.EncodeRequest.SerializeToString,
             response_deserializer=None,  # frames stay bytes
         )
 
+
+class VisionBackend:
+    """The vision tier. Every call raises `ServingError` with what the tier answered."""
+
+    def __init__(self, replicas: Replicas[VisionCalls]) -> None:
+        self._replicas = replicas
+
     @asynccontextmanager
     async def encode(
-        self, file: BinaryIO, options: MediaOptions, first_tile: int, deadline: Deadline
+        self, file: BinaryIO, media: Media, first_tile: int, terms: CallTerms
     ) -> AsyncIterator[EncodeStream]:
-        """Encode a stored file from `first_tile` on. Leaving the block cancels what is still running."""
-        requests = _encode_requests(file, options, first_tile)
-        call = self._encode(requests, timeout=deadline.remaining_s)
-        try:
-            yield EncodeStream(call)
-        finally:
-            call.cancel()
+        """Encode a stored file from `first_tile` on. Leaving the block cancels what is still running.
 
-    async def inspect(self, file: BinaryIO, deadline: Deadline) -> vision_service_pb2.InspectResponse:
+        Raises:
+            ReplicaLost: the replica went away; another one can go on.
+        """
+        requests = _encode_requests(file, media.options, first_tile)
+        async with leased(self._replicas, media.media_id.encode(), terms) as replica:
+            call = replica.calls.encode(requests, timeout=terms.deadline.next_hop_s)
+            try:
+                yield EncodeStream(call, replica)
+            finally:
+                call.cancel()
+
+    async def inspect(
+        self, file: BinaryIO, media_id: str, terms: CallTerms
+    ) -> vision_service_pb2.InspectResponse:
         """What a stored file is; the contract's own message, because the public answer carries it on."""
-        call = self._stub.Inspect(_inspect_requests(file), timeout=deadline.remaining_s)
-        return await response_of(call, _PEER)
 
-    async def plan(self, file: BinaryIO, options: MediaOptions, deadline: Deadline) -> Layout:
+        async def inspect() -> vision_service_pb2.InspectResponse:
+            async with leased(self._replicas, media_id.encode(), terms) as replica:
+                file.seek(0)
+                call = replica.calls.stub.Inspect(_inspect_requests(file), timeout=terms.deadline.next_hop_s)
+                return await response_of(call, replica)
+
+        return await repeated(inspect, terms.attempts)
+
+    async def plan(self, file: BinaryIO, media: Media, terms: CallTerms) -> Layout:
         """The layout that encoding a stored file would give, without its `visual_id`.
 
         Raises:
             BadMedia: a film where a picture was announced or the reverse, as `encode` would.
         """
-        info = await self.inspect(file, deadline)
-        _check_kind(info, options)
+        info = await self.inspect(file, media.media_id, terms)
+        _check_kind(info, media.options)
         item = vision_service_pb2.PlanItem(width=info.width, height=info.height)
-        if isinstance(options, ImageOptions):
-            item.image.CopyFrom(image_options_to_proto(options))
+        if isinstance(media.options, ImageOptions):
+            item.image.CopyFrom(image_options_to_proto(media.options))
         else:
-            item.video.CopyFrom(video_options_to_proto(options))
-        call = self._stub.Plan(vision_service_pb2.PlanRequest(items=[item]), timeout=deadline.remaining_s)
-        response = await response_of(call, _PEER)
+            item.video.CopyFrom(video_options_to_proto(media.options))
+        request = vision_service_pb2.PlanRequest(items=[item])
+
+        async def plan() -> vision_service_pb2.PlanResponse:
+            async with leased(self._replicas, media.media_id.encode(), terms) as replica:
+                call = replica.calls.stub.Plan(request, timeout=terms.deadline.next_hop_s)
+                return await response_of(call, replica)
+
+        response = await repeated(plan, terms.attempts)
         if len(response.layouts) != 1:
-            raise InternalError(f"the {_PEER} planned {len(response.layouts)} items instead of one")
+            raise InternalError(f"the {PEER} planned {len(response.layouts)} items instead of one")
         return layout_from_proto(response.layouts[0])
 
-    async def info(self, deadline: Deadline) -> vision_service_pb2.EncoderInfoResponse:
+    async def info(self, terms: CallTerms) -> vision_service_pb2.EncoderInfoResponse:
         """The loaded encoder; the contract's own message, because the public answer carries it on."""
-        request = vision_service_pb2.EncoderInfoRequest()
-        return await response_of(self._stub.EncoderInfo(request, timeout=deadline.remaining_s), _PEER)
+
+        async def info() -> vision_service_pb2.EncoderInfoResponse:
+            async with leased(self._replicas, b"", terms) as replica:
+                request = vision_service_pb2.EncoderInfoRequest()
+                call = replica.calls.stub.EncoderInfo(request, timeout=terms.deadline.next_hop_s)
+                return await response_of(call, replica)
+
+        return await repeated(info, terms.attempts)
 
 
 class EncodeStream:
     """One item on its way through the vision tier: first its layout, then its tiles."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[Any, bytes]) -> None:
+    def __init__(self, call: grpc.aio.StreamStreamCall[Any, bytes], replica: Replica[VisionCalls]) -> None:
         self._call = call
+        self._replica = replica
 
     async def layout(self) -> Layout:
         """The first message."""
-        frame = await next_message(self._call, _PEER)
+        frame = await next_message(self._call, self._replica)
         response = vision_service_pb2.EncodeResponse.FromString(frame or b"")
         if not response.HasField("layout"):
-            raise InternalError(f"the {_PEER} did not begin with a layout")
+            raise InternalError(f"the {PEER} did not begin with a layout")
         return layout_from_proto(response.layout)
 
     async def tiles(self) -> AsyncIterator[bytes]:
         """The serialised frames of the tiles, in order, never decoded."""
-        while (frame := await next_message(self._call, _PEER)) is not None:
+        while (frame := await next_message(self._call, self._replica)) is not None:
             if frame.startswith(_TILE_TAG):
                 yield frame
 

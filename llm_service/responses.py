@@ -25,9 +25,10 @@ _REASONS = {
 class ResponseWriter:
     """Writes the messages of Generate streams for one tokenizer."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        """Prepare for the pieces of a vocabulary, by token id."""
+    def __init__(self, pieces: Sequence[Piece], fingerprint: str) -> None:
+        """Prepare for the pieces of a vocabulary, by token id, and the weights that answer."""
         self._pieces = pieces
+        self._fingerprint = fingerprint
 
     async def write(
         self, event: Admitted | Delta | Finished, opened: Opened
@@ -46,11 +47,23 @@ class ResponseWriter:
     ) -> llm_service_pb2.GenerateResponse:
         match event:
             case Admitted():
-                return llm_service_pb2.GenerateResponse(admitted=_admitted(event, request))
+                return llm_service_pb2.GenerateResponse(admitted=self._admitted(event, request))
             case Delta():
                 return llm_service_pb2.GenerateResponse(delta=self._delta(event))
             case Finished():
                 return llm_service_pb2.GenerateResponse(result=_result(event))
+
+    def _admitted(self, event: Admitted, request: Request) -> llm_service_pb2.Admitted:
+        return llm_service_pb2.Admitted(
+            request_id=request.request_id,
+            prompt_tokens=request.prompt_tokens,
+            cached_tokens=event.cached_tokens,
+            needed=[
+                llm_service_pb2.VisualNeed(visual_id=need.visual_id, first_tile=need.first_tile)
+                for need in event.needed
+            ],
+            weights_fingerprint=self._fingerprint,
+        )
 
     def _delta(self, event: Delta) -> llm_service_pb2.TokenDelta:
         return llm_service_pb2.TokenDelta(
@@ -96,18 +109,6 @@ def model_info(
         speculation=engine.speculate,
         batch_invariant=engine.batch_invariant,
         max_running=limits.max_running,
-    )
-
-
-def _admitted(event: Admitted, request: Request) -> llm_service_pb2.Admitted:
-    return llm_service_pb2.Admitted(
-        request_id=request.request_id,
-        prompt_tokens=request.prompt_tokens,
-        cached_tokens=event.cached_tokens,
-        needed=[
-            llm_service_pb2.VisualNeed(visual_id=need.visual_id, first_tile=need.first_tile)
-            for need in event.needed
-        ],
     )
 
 

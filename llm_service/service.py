@@ -50,7 +50,9 @@ async def open_service(config: Config, on_crash: Callable[[], None]) -> AsyncIte
             kv_block_size=assembly.limits.kv_block_size,
             kv_dtype=facts.model.kv_dtype,
         )
-        yield LlmService(engine, reader, ResponseWriter(model.tokenizer.pieces), facts.model)
+        yield LlmService(
+            engine, reader, ResponseWriter(model.tokenizer.pieces, model.fingerprint), facts.model
+        )
 
 
 def registration(service: LlmService) -> Callable[[grpc.aio.Server], None]:

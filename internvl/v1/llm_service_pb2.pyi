@@ -407,12 +407,15 @@ class Admitted(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
     NEEDED_FIELD_NUMBER: builtins.int
+    WEIGHTS_FINGERPRINT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Name of this request in logs."""
     prompt_tokens: builtins.int
     """Tokens of the prompt, visual tokens included."""
     cached_tokens: builtins.int
     """Prompt tokens whose keys and values were still cached."""
+    weights_fingerprint: builtins.str
+    """As in `ModelInfoResponse`: an answer may go on, by `delivered_token_ids`, only where this is the same."""
     @property
     def needed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___VisualNeed]:
         """Embeddings to send, in this order. What is not listed must not be sent."""
@@ -424,8 +427,9 @@ class Admitted(google.protobuf.message.Message):
         prompt_tokens: builtins.int = ...,
         cached_tokens: builtins.int = ...,
         needed: collections.abc.Iterable[Global___VisualNeed] | None = ...,
+        weights_fingerprint: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "needed", b"needed", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "needed", b"needed", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "weights_fingerprint", b"weights_fingerprint"]) -> None: ...
 
 Global___Admitted: typing_extensions.TypeAlias = Admitted
 

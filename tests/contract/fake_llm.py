@@ -30,6 +30,8 @@ class FakeLlm:
         gate: cleared, it holds words back.
         refusal: raised instead of `admitted`.
         failure: raised after the first word.
+        hold_at: number of the word at which it stops for good.
+        model: fingerprint of its weights.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,8 @@ class FakeLlm:
         self.gate.set()
         self.refusal: ServingError | None = None
         self.failure: ServingError | None = None
+        self.hold_at: int | None = None
+        self.model = "parrot-1"
 
     async def generate(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         """`Generate` over undecoded requests."""
@@ -78,6 +82,7 @@ class FakeLlm:
         yield llm_service_pb2.GenerateResponse(
             admitted=llm_service_pb2.Admitted(
                 request_id=opening.request_id,
+                weights_fingerprint=self.model,
                 prompt_tokens=tokens,
                 cached_tokens=0 if needed else tokens - 10,
                 needed=[
@@ -100,7 +105,11 @@ class FakeLlm:
             self.cached[name] = tiles[name]
         words = [part.text for part in opening.messages[-1].parts if part.HasField("text")][-1].split()
         for number, word in enumerate(words):
+            if number < len(opening.delivered_token_ids):
+                continue
             await self.gate.wait()
+            if self.hold_at == number:
+                await asyncio.Event().wait()
             if self.failure is not None and number:
                 raise self.failure
             for delta in _deltas(word if not number else f" {word}", number, opening.sampling):

@@ -37,6 +37,7 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         reading: cleared, it takes no files.
         gate: cleared, it holds tiles back.
         model: part of every visual id.
+        hold_at: tile number at which it stops for good.
         fail_at: tile number at which `failure` is raised.
     """
 
@@ -51,6 +52,7 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         self.gate = asyncio.Event()
         self.gate.set()
         self.model = "encoder-1"
+        self.hold_at: int | None = None
         self.fail_at: int | None = None
         self.failure: ServingError = BadMedia("chunk", "the picture is damaged or cut short")
 
@@ -82,6 +84,8 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         yield vision_service_pb2.EncodeResponse(layout=layout)
         for index in range(opening.first_tile, layout.tiles):
             await self.gate.wait()
+            if index == self.hold_at:
+                await asyncio.Event().wait()
             if index == self.fail_at:
                 raise self.failure
             tile = content_pb2.Tile(visual_id=layout.visual_id, index=index)

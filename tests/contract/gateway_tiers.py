@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from gateway.config import Config
+from gateway.discovery import Target
 from gateway.server import SERVICE_NAMES, assembled
 from internvl.rpc import Running, ServerConfig, serving
 from internvl.telemetry import configure_logging
@@ -53,15 +54,15 @@ async def gateway_stack(config: Config | None = None) -> AsyncIterator[Stack]:
     stack = Stack()
     quick = ServerConfig("127.0.0.1:0", grace_s=0.0)
     async with (
-        serving(quick, lambda server: _add_vision(stack.vision, server), ()) as vision,
-        serving(quick, lambda server: _add_llm(stack.llm, server), ()) as llm,
+        serving(quick, lambda server: add_vision(stack.vision, server), ()) as vision,
+        serving(quick, lambda server: add_llm(stack.llm, server), ()) as llm,
     ):
         stack.vision_server, stack.llm_server = vision, llm
         config = replace(
             config or Config(quick),
             server=quick,
-            vision=f"127.0.0.1:{vision.port}",
-            llm=f"127.0.0.1:{llm.port}",
+            vision=(Target("127.0.0.1", vision.port),),
+            llm=(Target("127.0.0.1", llm.port),),
         )
         async with assembled(config) as register, serving(quick, register, SERVICE_NAMES) as gateway:
             stack.address = f"127.0.0.1:{gateway.port}"
@@ -88,11 +89,12 @@ def _part(part: str | bytes | content_pb2.Part) -> content_pb2.Part:
     return content_pb2.Part(image=content_pb2.Image(source=content_pb2.MediaSource(data=part)))
 
 
-def _add_vision(vision: FakeVision, server: grpc.aio.Server) -> None:
+def add_vision(vision: FakeVision, server: grpc.aio.Server) -> None:
+    """Register the vision stand-in."""
     vision_service_pb2_grpc.add_VisionServiceServicer_to_server(vision, server)
 
 
-def _add_llm(llm: FakeLlm, server: grpc.aio.Server) -> None:
+def add_llm(llm: FakeLlm, server: grpc.aio.Server) -> None:
     """Register by hand: the generated function would decode the requests of `Generate`."""
     handlers = {
         "Generate": grpc.stream_stream_rpc_method_handler(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import parse_config
+from gateway.discovery import Target
 from internvl.errors import ConfigError
 
 
@@ -24,14 +25,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_flags_become_the_configuration(tmp_path: Path) -> None:
     config = parse_config(
         [
-            *("--vision", "dns:///vision:50051", "--llm", "dns:///llm:50052", "--listen", "0.0.0.0:1"),
+            *("--vision", "dns:///vision:50051", "--llm", "a:1,b:2", "--llm", "[::1]:3"),
+            *("--listen", "0.0.0.0:1"),
             *("--store", str(tmp_path / "chat.db"), "--media-dir", str(tmp_path), "--max-media-mib", "2"),
             *("--media-quota-mib", "8", "--max-visuals", "3"),
         ]
     )
     assert (config.vision, config.llm, config.server.listen) == (
-        "dns:///vision:50051",
-        "dns:///llm:50052",
+        (Target("vision", 50051),),
+        (Target("a", 1), Target("b", 2), Target("::1", 3)),
         "0.0.0.0:1",
     )
     assert (config.store, config.media.directory) == (str(tmp_path / "chat.db"), tmp_path)
