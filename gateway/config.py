@@ -34,7 +34,7 @@ class Config:
         vision: where the replicas of the vision tier are.
         llm: where those of the language tier are.
         media: the media store.
-        store: SQLite file of the conversations; `memory` forgets them at the end.
+        store: SQLite file of the conversations or URL of a Redis server; `memory` forgets them at the end.
         kept: how long conversations are kept.
         limits: how much one request may hold.
         routing: how replicas are found and chosen.
@@ -88,8 +88,9 @@ def _parser() -> configargparse.ArgParser:
     storage.add_argument(
         "--store",
         default=MEMORY,
-        metavar="PATH",
-        help=f"SQLite file of the conversations; `{MEMORY}` forgets them at the end",
+        metavar="PATH|URL",
+        help="SQLite file of the conversations, or a Redis server that many gateways share "
+        f"(redis://HOST:PORT/DB); `{MEMORY}` forgets them at the end",
     )
     storage.add_argument(
         "--conversation-ttl-seconds",

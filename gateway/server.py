@@ -12,6 +12,7 @@ from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
 from gateway.conversation_calls import ConversationCalls
+from gateway.housekeeping import sweeping
 from gateway.layouts import LayoutMemory
 from gateway.llm_backend import LlmBackend, LlmCalls
 from gateway.media_store import open_media_store
@@ -49,6 +50,7 @@ async def assembled(config: Config) -> AsyncIterator[Register]:
         open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
         open_media_store(config.media) as media,
         open_store(config.store) as store,
+        sweeping(store.conversations.sweep),
     ):
         retries = RetryBudget(config.retries)
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory(), retries)

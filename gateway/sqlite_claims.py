@@ -31,6 +31,8 @@ class SqliteClaims:
                 db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, NULL, ?)", values)
                 return Claim(key, turn_id)
             used_for, holder, answer = row
+            if holder == turn_id and answer is None:
+                return Claim(key, turn_id)
             if used_for != fingerprint:
                 raise key_taken()
             return Running(holder) if answer is None else Answered(holder, answer)

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from gateway.claims import ClaimStore
 from gateway.conversations import ConversationStore
+from gateway.redis_claims import RedisClaims
+from gateway.redis_conversations import RedisConversations
+from gateway.redis_store import open_redis
 from gateway.sqlite_claims import SqliteClaims
 from gateway.sqlite_conversations import SqliteConversations
 from gateway.sqlite_store import open_database
 
 MEMORY = "memory"
+_REDIS = ("redis://", "rediss://", "unix://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,15 @@ class Store:
 
 @asynccontextmanager
 async def open_store(where: str) -> AsyncIterator[Store]:
-    """Open the store that `where` names: an SQLite file, or `memory`.
+    """Open the store that `where` names: `redis://`, `rediss://` or `unix://` for Redis, an SQLite file, or
+    `memory`.
 
     Raises:
         ConfigError: it cannot be used.
     """
+    if where.startswith(_REDIS):
+        async with open_redis(where) as server:
+            yield Store(RedisConversations(server), RedisClaims(server))
+        return
     async with open_database(None if where == MEMORY else Path(where)) as database:
         yield Store(SqliteConversations(database), SqliteClaims(database))

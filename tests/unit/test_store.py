@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from internvl.errors import (
     Unavailable,
 )
 from tests.unit.event_loop import bounded, until
+from tests.unit.redis_server import RedisServer
 
 # Opens the same two gateways' views of one store; in memory, both are one.
 Open = Callable[[], AbstractAsyncContextManager[tuple[Store, Store]]]
@@ -58,15 +59,26 @@ MORE = StoredTurn(
 KEY = TurnKey("", "", "key")
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
 def open_stores(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    where = str(tmp_path / "conversations.db")
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis")
+        server.flush()
+        where = server.url
+
     @asynccontextmanager
     async def both() -> AsyncIterator[tuple[Store, Store]]:
         if request.param == "memory":
             async with open_store(MEMORY) as store:
                 yield store, store
         else:
-            where = str(tmp_path / "conversations.db")
             async with open_store(where) as one, open_store(where) as two:
                 yield one, two
 
@@ -515,3 +527,52 @@ def test_file_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> No
         asyncio.run(work())
     with closing(sqlite3.connect(path)) as old:
         assert old.execute("SELECT name FROM sqlite_master").fetchall() == [("conversations",)]
+
+
+def test_redis_that_is_down_is_unavailable_at_once_and_good_again_when_it_is_back(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+
+    @bounded
+    async def work() -> None:
+        async with open_store(server.url) as store:
+            conversation_id = await filled(store.conversations)
+            claim = await store.claims.claim(KEY, "request", "turn-1")
+            assert isinstance(claim, Claim)
+            server.kill()
+            for call in (
+                store.conversations.get("", conversation_id),
+                store.conversations.append("", conversation_id, 2, TURN),
+                store.claims.claim(KEY, "request", "turn-2"),
+            ):
+                with pytest.raises(Unavailable, match="the conversation store cannot be used"):
+                    await asyncio.wait_for(call, 10)
+            server.start()
+            assert (await store.conversations.get("", conversation_id)).turns == (TURN, MORE)
+            assert await store.conversations.append("", conversation_id, 2, TURN) == 3
+            assert await store.claims.claim(KEY, "request", "turn-2") == Running("turn-1")
+
+    with server:
+        work()
+
+
+def test_turn_that_redis_is_told_twice_is_stored_once(redis: RedisServer) -> None:
+    """A connection may break behind the write: the client cannot know, and sends it again."""
+
+    @bounded
+    async def work() -> None:
+        async with open_store(redis.url) as store:
+            created = await store.conversations.create("")
+            for _ in range(2):
+                assert await store.conversations.append("", created.conversation_id, 0, TURN) == 1
+            assert (await store.conversations.get("", created.conversation_id)).turns == (TURN,)
+
+    work()
+
+
+def test_url_that_names_no_server_is_refused_by_flag() -> None:
+    async def work() -> None:
+        async with open_store("redis://host:port/0"):
+            pass
+
+    with pytest.raises(ConfigError, match="--store"):
+        asyncio.run(work())
