@@ -16,7 +16,7 @@ from kernels.kv_pool import PagedPool
 from kernels.ops import Linear, Matrix, Norm, Tensor
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.paged_attention import PagedAttention, Plan
-from kernels.runtime import Device
+from kernels.runtime import Device, cpu_flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class PaddleOps:
 
     def __init__(self, device: Device, batch_invariant: bool = False) -> None:
         self._device = device
+        # Paddle's fused operator is built for AVX-512 alone and ends the process on any other processor.
+        self._fused_norm = device.kind != "cpu" or "avx512f" in cpu_flags()
         self._attention = InvariantAttention() if batch_invariant else PagedAttention()
 
     @property
@@ -67,6 +69,8 @@ class PaddleOps:
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.bias is not None:
             return F.layer_norm(x, x.shape[-1], norm.weight, norm.bias, norm.eps)
+        if not self._fused_norm:
+            return _rms_norm(x, norm)
         normed: Tensor = fused_rms_norm(x, norm.weight, None, norm.eps, begin_norm_axis=x.ndim - 1)[0]
         return normed
 
@@ -89,6 +93,12 @@ class PaddleOps:
         if not isinstance(plan, Plan):
             raise TypeError(f"attention planned by another implementation: {type(plan).__name__}")
         return self._attention.run(qkv, _paged(pool), layer, plan)
+
+
+def _rms_norm(x: Tensor, norm: Norm) -> Tensor:
+    mean_square = paddle.mean(x * x, axis=-1, keepdim=True)
+    normed: Tensor = x * paddle.rsqrt(mean_square + norm.eps) * norm.weight
+    return normed
 
 
 def _dense(matrix: Matrix) -> Tensor:

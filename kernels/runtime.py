@@ -163,11 +163,21 @@ def _suitable_threads(config: InternVLConfig | None) -> int:
     return 1 if widest < _SHARED_PRODUCT else cores
 
 
+def cpu_flags() -> frozenset[str]:
+    """The processor's features by Linux's names, for example `avx512f`; none if it does not say."""
+    match = re.search(r"^flags\s*:(.*)$", _cpuinfo(), re.MULTILINE)
+    return frozenset(match.group(1).split()) if match else frozenset()
+
+
 def _is_amd() -> bool:
+    return "AuthenticAMD" in _cpuinfo()
+
+
+def _cpuinfo() -> str:
     try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 def _tune_malloc() -> None:

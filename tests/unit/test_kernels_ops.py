@@ -9,6 +9,7 @@ import pytest
 
 from kernels.dispatch import open_ops
 from kernels.ops import Linear, Norm
+from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
 
 OPS = open_ops(CPU)
@@ -61,6 +62,20 @@ def test_norms_equal_formula(scale):
     np.testing.assert_allclose(OPS.to_numpy(OPS.norm(OPS.tensor(x), Norm(gain, None, 1e-5))), rms, atol=1e-5)
     with_bias = Norm(gain, OPS.tensor(bias), 1e-5)
     np.testing.assert_allclose(OPS.to_numpy(OPS.norm(OPS.tensor(x), with_bias)), layer, atol=2e-5)
+
+
+def test_rms_norm_runs_on_a_processor_without_avx512(monkeypatch):
+    """Paddle's fused operator ends the process there with an illegal instruction."""
+    monkeypatch.setattr("kernels.paddle_ops.cpu_flags", frozenset)
+    monkeypatch.setattr("kernels.paddle_ops.fused_rms_norm", None)
+    ops, x, weight = PaddleOps(CPU), normal(4, 33), normal(33, seed=1)
+
+    ours = ops.to_numpy(ops.norm(ops.tensor(x), Norm(ops.tensor(weight), None, 1e-5)))
+
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(
+        ours, wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * weight, atol=1e-5
+    )
 
 
 def test_linear_owns_its_weights():
