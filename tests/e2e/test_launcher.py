@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(pids: Iterator[int] | list[int], within_s: float = 10.0) -> bool:
+def gone(pids: Iterator[int] | list[int], within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     waiting = list(pids)
     while any(alive(pid) for pid in waiting) and time.monotonic() < deadline:
