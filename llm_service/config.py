@@ -43,7 +43,7 @@ class EngineConfig:
     context_limit: int | None = None
     kv_budget: KvBudget | None = None
     kv_dtype: KvDtype | None = None
-    kv_block_size: int = 16
+    kv_block_size: int = 8
     prefix_cache: bool = True
     speculate: int = 0
     batch_invariant: bool = False

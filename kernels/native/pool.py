@@ -15,8 +15,9 @@ from kernels.paged import KvDtype, KvShape
 _STORED = {KvDtype.FLOAT32: 0, KvDtype.BFLOAT16: 1, KvDtype.INT8: 2}
 _WIDTHS = {KvDtype.FLOAT32: 4, KvDtype.BFLOAT16: 2, KvDtype.INT8: 1}
 
-# As in source/vector.h and source/pool.h: tokens of a group, and the vectors a value may take.
+# As in source/vector.h and source/pool.h: numbers of a vector, tokens that lie together, vectors of a value.
 _LANES = 16
+_TOKENS = 8
 _CHUNKS = (1, 2, 4, 6, 8, 16)
 
 
@@ -53,12 +54,12 @@ def serves(shape: KvShape) -> bool:
 
 
 def _block_bytes(shape: KvShape) -> int:
-    """Bytes of one block in one layer: `group_bytes` of source/pool.h for each head and group of tokens."""
+    """Bytes of one block in one layer: `bytes_of` of source/pool.h for each head and eight tokens."""
     size = shape.head_dim
     padded = _LANES * next(chunks for chunks in _CHUNKS if size <= _LANES * chunks)
-    scales = 2 * _LANES * 4 if shape.dtype is KvDtype.INT8 else 0
-    group = _LANES * (size + padded) * _WIDTHS[shape.dtype] + scales
-    return shape.kv_heads * -(-shape.block_size // _LANES) * group
+    scales = 2 * _TOKENS * 4 if shape.dtype is KvDtype.INT8 else 0
+    eight = _TOKENS * (size + padded) * _WIDTHS[shape.dtype] + scales
+    return shape.kv_heads * -(-shape.block_size // _TOKENS) * eight
 
 
 def _huge_pages(blocks: int, block_bytes: int) -> NDArray[np.uint8]:

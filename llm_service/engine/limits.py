@@ -27,7 +27,7 @@ class EngineLimits:
 
     context_limit: int
     kv_blocks: int
-    kv_block_size: int = 16
+    kv_block_size: int = 8
     prefix_cache: bool = True
     max_running: int = 32
     queue_limit: int = 64

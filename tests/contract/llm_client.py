@@ -27,7 +27,7 @@ SHAPE = (TOKENS_PER_TILE, HIDDEN)
 IDLE = (0, 0, 0)
 """What `gauges` shows when nothing is going on."""
 
-BLOCK_TOKENS = 16
+BLOCK_TOKENS = 8
 BLOCK_BYTES = BLOCK_TOKENS * 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, channels, float32
 
 _CACHE = KvBudget(amount=32 * 2**20)

@@ -98,6 +98,14 @@ def test_company_cuts_and_blocks_change_no_bit(
             assert logits.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize("dtype", KvDtype)
+def test_block_sizes_that_cut_sums_alike_change_no_bit(invariant: ModelRunner, dtype: KvDtype) -> None:
+    expected = alone(Pages(invariant, 2000, 8, dtype))
+    for block_size in (16, 32, 64):
+        ours = alone(Pages(invariant, 2000, block_size, dtype))
+        assert all(np.array_equal(*pair) for pair in zip(ours, expected, strict=True))
+
+
 def test_fast_mode_makes_no_such_promise(load: Load) -> None:
     """And so the test above can fail."""
     fast = load()

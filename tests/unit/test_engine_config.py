@@ -91,7 +91,7 @@ def test_the_context_is_the_models_but_not_beyond_training() -> None:
 
 def test_the_cache_holds_its_default_bytes_and_at_least_one_context() -> None:
     assert limits(EngineConfig(), block_bytes=DEFAULT_KV_BYTES // 5000).kv_blocks == 5000
-    assert limits(EngineConfig(), positions=2040, block_bytes=DEFAULT_KV_BYTES).kv_blocks == 128
+    assert limits(EngineConfig(), positions=2040, block_bytes=DEFAULT_KV_BYTES).kv_blocks == 255
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,17 @@ def block_tables(lengths: list[int], block_size: int, seed: int) -> tuple[list[l
     return [[free.pop() for _ in range(count)] for count in counts], sum(counts) + 3
 
 
-SHAPES = [(6, 6, 32, 16), (4, 2, 96, 16), (4, 1, 24, 4), (2, 2, 8, 32), (34, 2, 16, 16), (2, 1, 128, 24)]
+# Query heads, key heads, their size, tokens of a block.
+SHAPES = [
+    (6, 6, 32, 16),
+    (6, 3, 32, 8),
+    (4, 2, 96, 8),
+    (4, 1, 24, 4),
+    (2, 2, 48, 12),
+    (2, 2, 8, 32),
+    (34, 2, 16, 16),
+    (2, 1, 128, 24),
+]
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "size", "block_size"), SHAPES)
@@ -149,11 +159,29 @@ def test_a_row_never_depends_on_its_step(
 
 
 @pytest.mark.parametrize("dtype", KvDtype)
-def test_what_nobody_wrote_is_never_read(native: NativeOps, dtype: KvDtype) -> None:
+def test_blocks_of_any_multiple_of_eight_give_the_same_bits(native: NativeOps, dtype: KvDtype) -> None:
+    lengths = [37, 5, 61]
+    rows = Rows(lengths, 4, 2, 32)
+    spans = [(sequence, 0, length) for sequence, length in enumerate(lengths)]
+
+    def answers(block_size: int) -> np.ndarray:
+        tables, blocks = block_tables(lengths, block_size, seed=block_size)
+        return np.concatenate(
+            attend(native, pools(native, rows, block_size, dtype, blocks), rows, spans, tables)
+        )
+
+    expected = answers(8)
+    for block_size in (16, 24, 32, 64):
+        np.testing.assert_array_equal(answers(block_size), expected)
+
+
+@pytest.mark.parametrize("block_size", [4, 8, 12, 16])
+@pytest.mark.parametrize("dtype", KvDtype)
+def test_what_nobody_wrote_is_never_read(native: NativeOps, dtype: KvDtype, block_size: int) -> None:
     """A pool full of bytes 255, which are NaN to the float types, gives what one full of zeros gives."""
     rows = Rows([21], 4, 2, 24)
-    tables = [[3, 1]]
-    clean, dirty = (pools(native, rows, 16, dtype, blocks=5) for _ in range(2))
+    tables, blocks = block_tables([21], block_size, seed=1)
+    clean, dirty = (pools(native, rows, block_size, dtype, blocks) for _ in range(2))
     dirty.layer(1).fill_(255)
     spans = [(0, 0, 21)]
     ours = attend(native, dirty, rows, spans, tables)

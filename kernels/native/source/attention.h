@@ -2,7 +2,8 @@
 //
 // A row's result never depends on what else is in the step. Its keys are taken in groups of 16 counted from the
 // start of the sequence, each group through `attend_group`, whichever rows the step has beside it; so a token
-// computed alone, in a chunk or in another batch comes out bit for bit the same.
+// computed alone, in a chunk or in another batch comes out bit for bit the same. Blocks of any multiple of 8 make the
+// same groups; those of another size cut them where they end.
 //
 // Decode reads each stored key and value once and is bound by memory: at 32 heads of 96 and 2,048 tokens, one Zen 4
 // core reads 25 GB/s of float32 (22 for 8 sequences, blocks in random order), of the 24 it reads in a plain loop, and
@@ -16,6 +17,12 @@ constexpr float kMinusInfinity = -__builtin_inff();
 constexpr int kTile = 16;
 
 inline int smaller(int64_t a, int64_t b) { return static_cast<int>(a < b ? a : b); }
+
+// Sixteen tokens, or where a block ends before, so many that `upper` holds nothing.
+struct Group {
+  Eight lower;
+  Eight upper;
+};
 
 // Softmax over the groups seen so far, relative to the largest score among them.
 template <int kChunks>
@@ -54,21 +61,29 @@ inline void store_tokens(const PagedAttention& work, int sequence, int kv_head) 
 }
 
 // Scores of 16 tokens, a channel at a time. Four partial sums keep the multiply-add units busy.
-INTERNVL_INLINE Vec scores(const float* query, const float* keys, int size) {
+INTERNVL_INLINE Vec scores(const float* query, Group group, int size) {
+  const float *lower = group.lower.keys, *upper = group.upper.keys;
   Vec s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
-  for (int i = 0; i < size; i += 4) {
-    s0 = add_product(s0, query[i], load(keys + i * kLanes));
-    s1 = add_product(s1, query[i + 1], load(keys + (i + 1) * kLanes));
-    s2 = add_product(s2, query[i + 2], load(keys + (i + 2) * kLanes));
-    s3 = add_product(s3, query[i + 3], load(keys + (i + 3) * kLanes));
+  for (int i = 0; i < size; i += 4, lower += 4 * kTokens, upper += 4 * kTokens) {
+    s0 = add_product(s0, query[i], load(lower, upper));
+    s1 = add_product(s1, query[i + 1], load(lower + kTokens, upper + kTokens));
+    s2 = add_product(s2, query[i + 2], load(lower + 2 * kTokens, upper + 2 * kTokens));
+    s3 = add_product(s3, query[i + 3], load(lower + 3 * kTokens, upper + 3 * kTokens));
   }
   return (s0 + s1) + (s2 + s3);
+}
+
+template <int kChunks>
+INTERNVL_INLINE void add_values(const float* weights, const float* values, int count, Vec (&mixed)[kChunks]) {
+  for (int token = 0; token < count; ++token)
+    for (int c = 0; c < kChunks; ++c)
+      mixed[c] = add_product(mixed[c], weights[token], load(values + (token * kChunks + c) * kLanes));
 }
 
 // One query against the first `count` tokens of a group. Lanes behind them may hold anything, NaN too.
 template <int kChunks>
 INTERNVL_INLINE void attend_group(const float* query, Group group, int size, int count, Running<kChunks>& running) {
-  const Vec score = first_lanes(count, scores(query, group.keys, size), kMinusInfinity);
+  const Vec score = first_lanes(count, scores(query, group, size), kMinusInfinity);
   const float largest = maximum(score);
   if (largest > running.largest) {
     const Vec shrink = exp2_nonpositive(broadcast(running.largest - largest));
@@ -83,9 +98,8 @@ INTERNVL_INLINE void attend_group(const float* query, Group group, int size, int
   store(weights, weight);
   Vec mixed[kChunks];
   for (int c = 0; c < kChunks; ++c) mixed[c] = zero();
-  for (int token = 0; token < count; ++token)
-    for (int c = 0; c < kChunks; ++c)
-      mixed[c] = add_product(mixed[c], weights[token], load(group.values + (token * kChunks + c) * kLanes));
+  add_values(weights, group.lower.values, smaller(count, kTokens), mixed);
+  add_values(weights + kTokens, group.upper.values, count - kTokens, mixed);
   for (int c = 0; c < kChunks; ++c) running.mixed[c] = running.mixed[c] + mixed[c];
 }
 
@@ -112,22 +126,17 @@ class Tile {
   // All tokens up to that of the last row, a group at a time, each row as far as it may see.
   void attend() {
     const int64_t end = ends_[queries_ - 1];
-    const int32_t* table = work_.tables + sequence_ * work_.table_width;
     for (int64_t token = 0; token < end;) {
-      const int64_t block = token / work_.block_size;
-      const int offset = static_cast<int>(token % work_.block_size);
-      const int held = work_.block_size - offset < kLanes ? work_.block_size - offset : kLanes;
+      const int first = held_from(token), both = first < kTokens ? first : first + held_from(token + first);
       for (int head = 0; head < heads_; ++head) {
         if (head + 1 < heads_) {
-          fetch_ahead(work_, table[block], kv_head_ + head + 1, offset / kLanes);
-        } else if (token + held < end) {
-          const int64_t next = token + held;
-          fetch_ahead(work_, table[next / work_.block_size], kv_head_, next % work_.block_size / kLanes);
+          fetch_group(token, both, kv_head_ + head + 1, end);
+        } else {
+          fetch_group(token + both, kLanes, kv_head_, end);
         }
-        const Group group = group_at(work_, table[block], kv_head_ + head, offset / kLanes, unpacked_);
-        attend_queries(group, head, token, held);
+        attend_queries(group_at(token, both, kv_head_ + head, end), head, token, both);
       }
-      token += held;
+      token += both;
     }
   }
 
@@ -142,6 +151,28 @@ class Tile {
   }
 
  private:
+  // Tokens from this one to the next border of eight, or of its block.
+  int held_from(int64_t token) const {
+    const int offset = static_cast<int>(token % work_.block_size);
+    return smaller(kTokens, work_.block_size - offset);
+  }
+
+  const char* place_at(int64_t token, int kv_head) const {
+    const int32_t* table = work_.tables + sequence_ * work_.table_width;
+    return place_of(work_, table[token / work_.block_size], kv_head, static_cast<int>(token % work_.block_size));
+  }
+
+  void fetch_group(int64_t token, int held, int kv_head, int64_t end) const {
+    if (token < end) fetch_ahead(work_, place_at(token, kv_head));
+    if (held > kTokens && token + kTokens < end) fetch_ahead(work_, place_at(token + kTokens, kv_head));
+  }
+
+  Group group_at(int64_t token, int held, int kv_head, int64_t end) {
+    const Eight lower = eight_at(work_, place_at(token, kv_head), unpacked_[0]);
+    if (held <= kTokens || token + kTokens >= end) return {lower, lower};
+    return {lower, eight_at(work_, place_at(token + kTokens, kv_head), unpacked_[1])};
+  }
+
   void attend_queries(Group group, int head, int64_t token, int held) {
     for (int i = head * queries_; i < (head + 1) * queries_; ++i) {
       const int count = smaller(held, ends_[i] - token);
@@ -160,7 +191,7 @@ class Tile {
   const int sequence_, kv_head_, heads_;
   const int64_t first_;
   const int queries_;
-  alignas(64) float unpacked_[2 * kLanes * kChunks * kLanes];
+  alignas(64) float unpacked_[2][2 * kTokens * kChunks * kLanes];
   int64_t ends_[kTile];  // tokens that each query sees
   float rotated_[kTile][kChunks * kLanes];
   Running<kChunks> running_[kTile];

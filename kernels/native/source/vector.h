@@ -52,6 +52,21 @@ INTERNVL_INLINE Vec load(const float* from) {
   return out;
 }
 
+// Eight floats from each of two places.
+INTERNVL_INLINE Vec load(const float* lower, const float* upper) {
+#if INTERNVL_WIDTH == 16  // GCC would put the halves together in memory
+  const __m512 first = _mm512_castps256_ps512(_mm256_loadu_ps(lower));
+  return {{_mm512_insertf32x8(first, _mm256_loadu_ps(upper), 1)}};
+#else
+  Vec out;
+  for (int p = 0; p < kParts / 2; ++p) {
+    __builtin_memcpy(&out.part[p], lower + p * kWidth, sizeof(FloatPart));
+    __builtin_memcpy(&out.part[p + kParts / 2], upper + p * kWidth, sizeof(FloatPart));
+  }
+  return out;
+#endif
+}
+
 INTERNVL_INLINE void store(float* to, Vec value) {
   for (int p = 0; p < kParts; ++p) __builtin_memcpy(to + p * kWidth, &value.part[p], sizeof(FloatPart));
 }
