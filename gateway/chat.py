@@ -1,4 +1,4 @@
-"""The gRPC door: `internvl.v1.ChatService` in front of `Chats` and `ConversationCalls`."""
+"""The gRPC door: `internvl.v1.ChatService` in front of `Chats`, `TurnCalls` and `ConversationCalls`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gateway.caller import ANYBODY, Caller
 from gateway.chats import Chats
 from gateway.conversation_calls import ConversationCalls
 from gateway.tier_calls import Deadline
+from gateway.turn_calls import TurnCalls
 from internvl.errors import Unsupported
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 
@@ -20,8 +21,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     """Hands every call on, with who calls and how long they wait."""
 
-    def __init__(self, chats: Chats, conversations: ConversationCalls) -> None:
+    def __init__(self, chats: Chats, turns: TurnCalls, conversations: ConversationCalls) -> None:
         self._chats = chats
+        self._turns = turns
         self._conversations = conversations
 
     async def Chat(
@@ -66,22 +68,23 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     async def StartTurn(
         self, request: chat_service_pb2.StartTurnRequest, context: Context
     ) -> chat_service_pb2.StartTurnResponse:
-        raise Unsupported("this gateway does not offer StartTurn")
+        return await self._turns.start_turn(request, *_who(context))
 
     async def GetTurn(
         self, request: chat_service_pb2.GetTurnRequest, context: Context
     ) -> chat_service_pb2.GetTurnResponse:
-        raise Unsupported("this gateway does not offer GetTurn")
+        return await self._turns.get_turn(request, *_who(context))
 
-    def AttachTurn(
+    async def AttachTurn(
         self, request: chat_service_pb2.AttachTurnRequest, context: Context
     ) -> AsyncIterator[chat_service_pb2.AttachTurnResponse]:
-        raise Unsupported("this gateway does not offer AttachTurn")
+        async for response in self._turns.attach_turn(request, *_who(context)):
+            yield response
 
     async def CancelTurn(
         self, request: chat_service_pb2.CancelTurnRequest, context: Context
     ) -> chat_service_pb2.CancelTurnResponse:
-        raise Unsupported("this gateway does not offer CancelTurn")
+        return await self._turns.cancel_turn(request, *_who(context))
 
     def BatchChat(
         self, request: chat_service_pb2.BatchChatRequest, context: Context

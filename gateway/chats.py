@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
+import itertools
 import time
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 
 from gateway import metrics
-from gateway.answer import Answer
+from gateway.answer import Answer, Event
+from gateway.answer_record import AnswerRecord, recorded_events
 from gateway.caller import Caller
+from gateway.claims import Answered, Claim, Claims
 from gateway.concurrency import Emit, piped, task_group, together
-from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Role, Text
-from gateway.conversations import Conversation, StoredTurn, TurnOutcome
+from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Text
+from gateway.conversations import Conversation, TurnOutcome
 from gateway.events import event_to_proto, result_to_proto
-from gateway.llm_backend import GenerateOptions
+from gateway.live_turn import LiveTurn
+from gateway.live_turns import LiveTurns
 from gateway.planning import plan_turn as plan_prompt
 from gateway.prompt import Prompt
 from gateway.store import Store
 from gateway.tier_calls import CallTerms, Deadline
 from gateway.turn import Tiers, Turn, TurnRequest
+from gateway.turn_fields import (
+    check_version,
+    early_outcome,
+    fingerprint,
+    generate_options,
+    new_turn_id,
+    stored_turn,
+    turn_key,
+)
+from gateway.turn_keeper import Place, TurnKeeper
 from gateway.wire import RequestLimits, plan_layout, read_messages
-from internvl.errors import BadMedia, InvalidField, NotFound
+from internvl.errors import BadMedia, InvalidField, NotFound, ServingError
 from internvl.telemetry import get_logger
-from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
+from internvl.v1 import chat_service_pb2, content_pb2
 
 # Events held for a client that reads slowly; beyond them the turn waits.
 _EVENTS_AHEAD = 64
-# What the language tier takes too: refused here, a bad name costs no encoding.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
 _log = get_logger("gateway")
 
@@ -48,11 +56,11 @@ class RunningTurn:
     """
 
     events: AsyncIterator[chat_service_pb2.ChatResponse]
-    _task: asyncio.Task[None]
+    _cancel: Callable[[], object]
 
     def cancel(self) -> None:
-        """End the turn at once, on every tier."""
-        self._task.cancel()
+        """Its client is lost: end the turn at once, on every tier, unless it is resumable."""
+        self._cancel()
 
 
 class Chats:
@@ -62,20 +70,39 @@ class Chats:
     Every call may raise `ServingError`.
     """
 
-    def __init__(self, tiers: Tiers, store: Store, limits: RequestLimits) -> None:
+    def __init__(
+        self, tiers: Tiers, store: Store, keeper: TurnKeeper, turns: LiveTurns, limits: RequestLimits
+    ) -> None:
         self._tiers = tiers
         self._store = store
+        self._claims = Claims(store.claims)
+        self._keeper = keeper
+        self._turns = turns
         self._limits = limits
 
     @asynccontextmanager
     async def chat(
         self, request: chat_service_pb2.ChatRequest, caller: Caller, deadline: Deadline
     ) -> AsyncIterator[RunningTurn]:
-        """Run one turn; leaving the block ends it if it still runs."""
-        turn = partial(self._turn, request, caller, deadline, time.monotonic())
-        with metrics.TURNS.track_inprogress():
-            async with piped(turn, _EVENTS_AHEAD) as (events, task):
-                yield RunningTurn(aiter(events), task)
+        """Run one turn; leaving the block ends it if it still runs, unless it is resumable."""
+        if request.resumable:
+            yield RunningTurn(self.start(request, caller).read(after=0), lambda: None)
+            return
+        turn = partial(self._turn, request, caller, deadline, new_turn_id())
+        async with piped(turn, _EVENTS_AHEAD) as (events, task):
+            yield RunningTurn(aiter(events), task.cancel)
+
+    def start(self, request: chat_service_pb2.ChatRequest, caller: Caller) -> LiveTurn:
+        """Start a turn that goes on by itself.
+
+        Raises:
+            InvalidField: it is malformed; what only a tier can tell, the turn fails with.
+            Overloaded: too many run.
+        """
+        read_messages(request.messages, self._limits, continues=request.HasField("conversation_id"))
+        turn_id, deadline = new_turn_id(), Deadline.after(self._turns.longest_s)
+        turn = partial(self._turn, request, caller, deadline, turn_id)
+        return self._turns.start(turn_id, caller.tenant, turn)
 
     async def plan_turn(
         self, request: chat_service_pb2.PlanTurnRequest, caller: Caller, deadline: Deadline
@@ -123,31 +150,67 @@ class Chats:
         request: chat_service_pb2.ChatRequest,
         caller: Caller,
         deadline: Deadline,
-        arrived: float,
+        turn_id: str,
         emit: Emit[chat_service_pb2.ChatResponse],
     ) -> None:
-        """Run one turn and emit its public events; store it if it belongs to a conversation."""
-        options = GenerateOptions(
-            request_id=_request_id(request),
-            sampling=_seeded(request.sampling),
-            prompt=request.prompt,
-            priority=request.priority,
-            want_replay_bundle=request.want_replay_bundle,
-            cache_salt=_cache_salt(caller),
-        )
+        """Run one turn and emit its public events, numbered; or, if its key was answered, those of then."""
+        numbers = itertools.count(1)
+
+        async def emit_numbered(event: chat_service_pb2.ChatResponse) -> None:
+            event.event_id = next(numbers)
+            await emit(event)
+
+        with metrics.TURNS.track_inprogress():
+            key = turn_key(request, caller)
+            if key is None:
+                await self._run(request, caller, deadline, turn_id, None, emit_numbered)
+                return
+            found = await self._claims.wait(key, fingerprint(request), turn_id, deadline)
+            if isinstance(found, Answered):
+                for event in recorded_events(found.answer):
+                    await emit_numbered(event)
+                return
+            async with self._claims.held(found):
+                await self._run(request, caller, deadline, turn_id, found, emit_numbered)
+
+    async def _run(
+        self,
+        request: chat_service_pb2.ChatRequest,
+        caller: Caller,
+        deadline: Deadline,
+        turn_id: str,
+        claim: Claim | None,
+        emit: Emit[chat_service_pb2.ChatResponse],
+    ) -> None:
+        """Run one turn, and store it if it belongs to a conversation or to a key."""
+        arrived = time.monotonic()
+        options = generate_options(request, caller)
         conversation = await self._conversation(request, caller)
+        check_version(request, conversation)
         prompt = await self._prompt(request.messages, conversation)
         asked = TurnRequest(prompt, options, deadline, arrived)
-        answer = await Turn(asked, self._tiers, lambda event: emit(event_to_proto(event))).run()
-        version = None
-        if conversation is not None:
-            said = (*prompt.messages, Message(Role.ASSISTANT, (Text(answer.text),)))
-            outcome = TurnOutcome(answer.outcome.finish_reason.value)
-            turn = StoredTurn(options.request_id, said, outcome, answer.outcome.usage)
-            version = await self._store.conversations.append(
-                caller.tenant, conversation.conversation_id, conversation.version, turn
-            )
-        await emit(result_to_proto(answer, version))
+        record = AnswerRecord()
+
+        async def emit_public(event: Event) -> None:
+            public = event_to_proto(event, turn_id)
+            if claim is not None:
+                record.add(public)
+            await emit(public)
+
+        place = Place(caller.tenant, conversation, claim)
+        turn = Turn(asked, self._tiers, emit_public)
+        try:
+            answer = await turn.run()
+        except (asyncio.CancelledError, ServingError) as error:
+            if turn.text:
+                kept = stored_turn(turn_id, prompt, turn.text, early_outcome(error), claim)
+                await self._keeper.keep_partial(place, kept)
+            raise
+        result = result_to_proto(answer, place.next_version)
+        outcome = TurnOutcome(answer.outcome.finish_reason.value)
+        kept = stored_turn(turn_id, prompt, answer.text, outcome, claim, answer.outcome.usage)
+        await self._keeper.keep(place, kept, record.to_bytes(result) if claim is not None else b"")
+        await emit(result)
         _log_answer(asked, answer)
 
     def _terms(self, deadline: Deadline) -> CallTerms:
@@ -213,26 +276,3 @@ def _log_answer(asked: TurnRequest, answer: Answer) -> None:
         first_text_ms=round(answer.first_text_s * 1000, 1),
         total_ms=round((time.monotonic() - asked.arrived) * 1000, 1),
     )
-
-
-def _request_id(request: chat_service_pb2.ChatRequest) -> str:
-    if not request.HasField("request_id"):
-        return uuid.uuid4().hex
-    if not _REQUEST_ID.fullmatch(request.request_id):
-        raise InvalidField("request_id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ . : / -")
-    return request.request_id
-
-
-def _seeded(sampling: llm_service_pb2.SamplingParams) -> llm_service_pb2.SamplingParams:
-    """The same with a seed, so that another replica draws the same tokens if it has to go on."""
-    if not sampling.temperature or sampling.HasField("seed"):
-        return sampling
-    seeded = llm_service_pb2.SamplingParams()
-    seeded.CopyFrom(sampling)
-    seeded.seed = secrets.randbits(63)
-    return seeded
-
-
-def _cache_salt(caller: Caller) -> str:
-    """Nobody learns from a hit, or from its speed, what another tenant asked."""
-    return sha256(caller.tenant.encode()).hexdigest() if caller.tenant else ""

@@ -12,6 +12,7 @@ import configargparse
 
 from gateway.conversation_calls import LONGEST_S, Kept
 from gateway.discovery import Target
+from gateway.live_turns import TurnConfig
 from gateway.media_store import MIB, MediaConfig
 from gateway.replicas import RoutingConfig
 from gateway.retries import RetryConfig
@@ -39,6 +40,7 @@ class Config:
         limits: how much one request may hold.
         routing: how replicas are found and chosen.
         retries: what is tried again when one is lost.
+        turns: turns that go on without their clients.
     """
 
     server: ServerConfig
@@ -50,6 +52,7 @@ class Config:
     limits: RequestLimits = field(default_factory=RequestLimits)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     retries: RetryConfig = field(default_factory=RetryConfig)
+    turns: TurnConfig = field(default_factory=TurnConfig)
 
 
 def parse_config(argv: Sequence[str]) -> Config:
@@ -72,6 +75,12 @@ def parse_config(argv: Sequence[str]) -> Config:
         limits=RequestLimits(max_visuals=args.max_visuals),
         routing=RoutingConfig(load_bound=args.load_bound, resolve_s=args.resolve_seconds),
         retries=RetryConfig(args.max_retries, args.retry_ratio, args.failover_wait_seconds),
+        turns=TurnConfig(
+            most_running=args.max_background_turns,
+            longest_s=args.turn_max_seconds,
+            keep_s=args.turn_keep_seconds,
+            most_bytes=args.turn_keep_mib * MIB,
+        ),
     )
 
 
@@ -114,6 +123,7 @@ def _parser() -> configargparse.ArgParser:
     limits.add_argument(
         "--max-visuals", type=_positive, default=32, metavar="N", help="pictures and films of one prompt"
     )
+    _add_turn_flags(parser)
     add_server_flags(parser, DEFAULT_LISTEN)
     return parser
 
@@ -172,6 +182,39 @@ def _add_routing_flags(parser: configargparse.ArgParser) -> None:
         default=retries.failover_wait_s,
         metavar="S",
         help="longest wait for another replica once a turn has lost one",
+    )
+
+
+def _add_turn_flags(parser: configargparse.ArgParser) -> None:
+    add = parser.add_argument_group("turns that go on without their clients").add_argument
+    turns = TurnConfig()
+    add(
+        "--max-background-turns",
+        type=_positive,
+        default=turns.most_running,
+        metavar="N",
+        help="background and resumable turns at the same time",
+    )
+    add(
+        "--turn-max-seconds",
+        type=_seconds,
+        default=turns.longest_s,
+        metavar="S",
+        help="longest time that one may take",
+    )
+    add(
+        "--turn-keep-seconds",
+        type=_seconds,
+        default=turns.keep_s,
+        metavar="S",
+        help="time for which its events can be read behind its end",
+    )
+    add(
+        "--turn-keep-mib",
+        type=_positive,
+        default=turns.most_bytes // MIB,
+        metavar="MIB",
+        help="events of all of them; the oldest are dropped",
     )
 
 

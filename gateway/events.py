@@ -12,12 +12,13 @@ _FINISH_REASONS = {
 }
 
 
-def event_to_proto(event: Event) -> chat_service_pb2.ChatResponse:
+def event_to_proto(event: Event, turn_id: str) -> chat_service_pb2.ChatResponse:
     """One event of a turn under way."""
     match event:
         case Started():
             started = chat_service_pb2.ChatStarted(
                 request_id=event.request_id,
+                turn_id=turn_id,
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
                 layouts=map(layout_to_proto, event.layouts),

@@ -10,6 +10,8 @@ LAYOUT_LOOKUPS = Counter(
     "internvl_gateway_layout_lookups", "Visuals of prompts, by whether their layout was known.", ["known"]
 )
 TURNS = Gauge("internvl_gateway_turns", "Turns under way.")
+LIVE_TURNS = Gauge("internvl_gateway_live_turns", "Turns under way that need no client.")
+LIVE_TURN_BYTES = Gauge("internvl_gateway_live_turn_bytes", "Bytes of events kept for reading on.")
 FIRST_TEXT_SECONDS = Histogram(
     "internvl_gateway_first_text_seconds",
     "From the arrival of a turn to its first text, in seconds.",

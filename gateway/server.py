@@ -14,12 +14,15 @@ from gateway.config import Config
 from gateway.conversation_calls import ConversationCalls
 from gateway.housekeeping import sweeping
 from gateway.layouts import LayoutMemory
+from gateway.live_turns import open_turns
 from gateway.llm_backend import LlmBackend, LlmCalls
 from gateway.media_store import open_media_store
 from gateway.replicas import open_replicas
 from gateway.retries import RetryBudget
 from gateway.store import open_store
 from gateway.turn import Tiers
+from gateway.turn_calls import TurnCalls
+from gateway.turn_keeper import turn_keeper
 from gateway.vision_backend import VisionBackend, VisionCalls
 from internvl.rpc import run_server
 from internvl.rpc.server import Register
@@ -51,11 +54,15 @@ async def assembled(config: Config) -> AsyncIterator[Register]:
         open_media_store(config.media) as media,
         open_store(config.store) as store,
         sweeping(store.conversations.sweep),
+        turn_keeper(store) as keeper,
+        open_turns(config.turns) as turns,
     ):
         retries = RetryBudget(config.retries)
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory(), retries)
+        chats = Chats(tiers, store, keeper, turns, config.limits)
         service = ChatService(
-            Chats(tiers, store, config.limits),
+            chats,
+            TurnCalls(chats, turns),
             ConversationCalls(store.conversations, config.limits, config.kept),
         )
 

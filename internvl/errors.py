@@ -10,6 +10,7 @@ ServingError
 ├── FailedPrecondition    right request, wrong state                   FAILED_PRECONDITION
 ├── Overloaded            a queue is full; retry after a delay         RESOURCE_EXHAUSTED
 ├── Unavailable           a peer or a store is down                    UNAVAILABLE
+├── Cancelled             somebody ended it                            CANCELLED
 ├── DeadlineExceeded      time ran out                                 DEADLINE_EXCEEDED
 ├── Unauthenticated       no or unknown credentials                    UNAUTHENTICATED
 ├── PermissionDenied      known, but not allowed                       PERMISSION_DENIED
@@ -113,6 +114,10 @@ class Unavailable(ServingError):
     reason = "UNAVAILABLE"
 
 
+class Cancelled(ServingError):
+    reason = "CANCELLED"
+
+
 class DeadlineExceeded(ServingError):
     reason = "DEADLINE_EXCEEDED"
 
@@ -141,6 +146,7 @@ STATUS_OF: Mapping[type[ServingError], grpc.StatusCode] = {
     FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Cancelled: grpc.StatusCode.CANCELLED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,

@@ -228,7 +228,7 @@ class Conversation:
         return self._id
 
     def say(self, text: str, **options: Unpack[SayOptions]) -> ChatStream:
-        """Ask the next question. The turn is kept once its answer is complete, and not at all otherwise.
+        """Ask the next question. The turn is kept with its answer, also one that ended early.
 
         Raises:
             OSError: a file cannot be read.

@@ -30,7 +30,7 @@ class FakeLlm:
         gate: cleared, it holds words back.
         refusal: raised instead of `admitted`.
         failure: raised after the first word.
-        hold_at: number of the word at which it stops for good.
+        hold_at: number of the word at which it stops until `released` is set.
         model: fingerprint of its weights.
     """
 
@@ -48,6 +48,7 @@ class FakeLlm:
         self.refusal: ServingError | None = None
         self.failure: ServingError | None = None
         self.hold_at: int | None = None
+        self.released = asyncio.Event()
         self.model = "parrot-1"
 
     async def generate(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
@@ -109,7 +110,7 @@ class FakeLlm:
                 continue
             await self.gate.wait()
             if self.hold_at == number:
-                await asyncio.Event().wait()
+                await self.released.wait()
             if self.failure is not None and number:
                 raise self.failure
             for delta in _deltas(word if not number else f" {word}", number, opening.sampling):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.config import Config
 from gateway.media_store import MediaConfig
-from internvl.errors import Unavailable
+from internvl.errors import Overloaded, Unavailable
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2, content_pb2
 from tests.contract.fake_vision import picture
@@ -85,13 +86,13 @@ async def test_conversation_holds_media_by_id() -> None:
 
 
 @bounded
-async def test_failed_and_cancelled_turns_leave_no_trace() -> None:
+async def test_turns_that_end_before_they_say_anything_leave_no_trace() -> None:
     async with gateway_stack() as stack:
         conversation_id = await create(stack)
-        stack.llm.failure = Unavailable("the model is going away")
+        stack.llm.refusal = Overloaded("the queue is full", retry_after_s=1.0)
         with pytest.raises(grpc.aio.AioRpcError):
             await say(stack, conversation_id, "one two")
-        stack.llm.failure = None
+        stack.llm.refusal = None
         stack.llm.gate.clear()
         call = stack.chat.Chat(chat_request("one two", conversation_id=conversation_id))
         await until(lambda: stack.llm.active)
@@ -99,6 +100,54 @@ async def test_failed_and_cancelled_turns_leave_no_trace() -> None:
         await until(lambda: not stack.llm.active)
         conversation = await fetch(stack, conversation_id)
         assert (conversation.version, len(conversation.messages)) == (0, 0)
+
+
+@bounded
+async def test_partial_answers_are_kept_with_how_they_ended() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+        stack.llm.failure = Unavailable("the model is going away")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await say(stack, conversation_id, "one two")
+        stack.llm.failure, stack.llm.hold_at = None, 2
+        call = stack.chat.Chat(chat_request("three four five", conversation_id=conversation_id))
+        events = aiter(call)
+        for _ in range(3):
+            await anext(events)
+        call.cancel()
+        stored = await fetch(stack, conversation_id)
+        async with asyncio.timeout(10):
+            while stored.version < 2:
+                stored = await fetch(stack, conversation_id)
+        assert [turn.outcome for turn in stored.turns] == [
+            chat_service_pb2.TURN_OUTCOME_ERROR,
+            chat_service_pb2.TURN_OUTCOME_CANCELLED,
+        ]
+        assert [message.parts[0].text for message in stored.messages] == [
+            "one two",
+            "one",
+            "three four five",
+            "three four",
+        ]
+
+
+@bounded
+async def test_expected_version_is_checked_before_anything_is_computed() -> None:
+    async with gateway_stack() as stack:
+        conversation_id = await create(stack)
+
+        async def turn(**fields: Any) -> grpc.StatusCode:
+            try:
+                [event async for event in stack.chat.Chat(chat_request("hi", **fields))]
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        mine = {"conversation_id": conversation_id, "expected_version": 0}
+        assert await turn(**mine) is grpc.StatusCode.OK
+        assert await turn(**mine) is grpc.StatusCode.ABORTED
+        assert await turn(expected_version=0) is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(stack.llm.opened) == 1
 
 
 @bounded

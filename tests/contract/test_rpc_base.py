@@ -28,6 +28,7 @@ RAISED = [
     errors.FailedPrecondition("wrong state"),
     errors.Overloaded("queue full", retry_after_s=1.5, metadata={"queue": 7}),
     errors.Unavailable("store is down"),
+    errors.Cancelled("somebody ended it"),
     errors.DeadlineExceeded("too late"),
     errors.Unauthenticated("who are you"),
     errors.PermissionDenied("not yours"),
