@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import configargparse
 
+from gateway.access import AccessConfig
+from gateway.access_flags import access_from_args, add_access_flags, tls_from_args
 from gateway.conversation_calls import LONGEST_S, Kept
 from gateway.discovery import Target
 from gateway.live_turns import TurnConfig
@@ -41,6 +43,7 @@ class Config:
         routing: how replicas are found and chosen.
         retries: what is tried again when one is lost.
         turns: turns that go on without their clients.
+        access: who may call.
     """
 
     server: ServerConfig
@@ -53,6 +56,7 @@ class Config:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     retries: RetryConfig = field(default_factory=RetryConfig)
     turns: TurnConfig = field(default_factory=TurnConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
 
 
 def parse_config(argv: Sequence[str]) -> Config:
@@ -66,7 +70,7 @@ def parse_config(argv: Sequence[str]) -> Config:
     if args.media_quota_mib < args.max_media_mib:
         raise ConfigError("--media-quota-mib: must be at least --max-media-mib")
     return Config(
-        server=ServerConfig.from_args(args),
+        server=replace(ServerConfig.from_args(args), tls=tls_from_args(args)),
         vision=_targets(args.vision, DEFAULT_VISION),
         llm=_targets(args.llm, DEFAULT_LLM),
         media=MediaConfig(args.media_dir, args.max_media_mib * MIB, args.media_quota_mib * MIB),
@@ -81,6 +85,7 @@ def parse_config(argv: Sequence[str]) -> Config:
             keep_s=args.turn_keep_seconds,
             most_bytes=args.turn_keep_mib * MIB,
         ),
+        access=access_from_args(args),
     )
 
 
@@ -124,6 +129,7 @@ def _parser() -> configargparse.ArgParser:
         "--max-visuals", type=_positive, default=32, metavar="N", help="pictures and films of one prompt"
     )
     _add_turn_flags(parser)
+    add_access_flags(parser)
     add_server_flags(parser, DEFAULT_LISTEN)
     return parser
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 
 from gateway import llm_backend, vision_backend
+from gateway.access import Access, GrpcGuard
 from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
@@ -25,29 +27,58 @@ from gateway.turn_calls import TurnCalls
 from gateway.turn_keeper import turn_keeper
 from gateway.vision_backend import VisionBackend, VisionCalls
 from internvl.rpc import run_server
-from internvl.rpc.server import Register
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 
 SERVICE_NAMES = (chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every door opens onto, and who may pass.
+
+    Attributes:
+        chats: turns and media.
+        turns: turns that go on without their clients.
+        conversations: the conversation calls.
+        access: who calls, and how much they may.
+        guard: the same for gRPC.
+    """
+
+    chats: Chats
+    turns: TurnCalls
+    conversations: ConversationCalls
+    access: Access
+    guard: GrpcGuard
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the gRPC door to a server; it must ask `required_guard`."""
+        service = ChatService(self.chats, self.turns, self.conversations, self.guard)
+        chat_service_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
+
+    @property
+    def required_guard(self) -> GrpcGuard | None:
+        """What the server must ask before every call; None where anybody may call as much as they like."""
+        return self.guard if self.access.counts else None
 
 
 async def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: an address cannot be bound, or the store cannot be opened.
+        ConfigError: an address cannot be bound, or a store or a file of keys cannot be used.
     """
-    async with assembled(config) as register:
-        await run_server(config.server, register, SERVICE_NAMES)
+    async with core(config) as opened:
+        await run_server(config.server, opened.register, SERVICE_NAMES, guard=opened.required_guard)
 
 
 @asynccontextmanager
-async def assembled(config: Config) -> AsyncIterator[Register]:
-    """Open stores and look for replicas, and yield what adds the service to a server.
+async def core(config: Config) -> AsyncIterator[Core]:
+    """Open stores, look for replicas and read keys.
 
     A tier need not be there yet: calls that need it fail with UNAVAILABLE until it is, and the gateway itself
     is ready at once. Its stores stay usable while a tier is away.
     """
+    access = Access(config.access)
     async with (
         open_replicas(vision_backend.PEER, config.vision, VisionCalls, config.routing) as vision,
         open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
@@ -60,13 +91,10 @@ async def assembled(config: Config) -> AsyncIterator[Register]:
         retries = RetryBudget(config.retries)
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory(), retries)
         chats = Chats(tiers, store, keeper, turns, config.limits)
-        service = ChatService(
+        yield Core(
             chats,
             TurnCalls(chats, turns),
             ConversationCalls(store.conversations, config.limits, config.kept),
+            access,
+            GrpcGuard(access),
         )
-
-        def register(server: grpc.aio.Server) -> None:
-            chat_service_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
-
-        yield register

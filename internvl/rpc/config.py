@@ -5,11 +5,38 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
 
 from internvl.errors import ConfigError
 from internvl.telemetry import LOG_LEVELS
 
 MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """What a server shows of itself.
+
+    Attributes:
+        cert: PEM file of its certificate and those that lead to a known one.
+        key: PEM file of the private key.
+    """
+
+    cert: Path
+    key: Path
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Read the files.
+
+        Raises:
+            ConfigError: one cannot be read.
+        """
+        try:
+            return grpc.ssl_server_credentials([(self.key.read_bytes(), self.cert.read_bytes())])
+        except OSError as error:
+            raise ConfigError(f"--tls-cert, --tls-key: cannot be read ({error.strerror})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +50,7 @@ class ServerConfig:
         metrics_listen: `host:port` of the Prometheus endpoint; empty for none.
         log_level: one of `internvl.telemetry.LOG_LEVELS`.
         max_message_bytes: largest message taken, in bytes. Tiles of the 4B model need 1.5 MiB.
+        tls: None for plaintext.
     """
 
     listen: str
@@ -31,6 +59,7 @@ class ServerConfig:
     metrics_listen: str = ""
     log_level: str = "info"
     max_message_bytes: int = 8 * MIB
+    tls: TlsConfig | None = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> ServerConfig:

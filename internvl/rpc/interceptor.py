@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -29,11 +29,18 @@ CALL_SECONDS = Histogram(
 Handler = Any  # grpc.RpcMethodHandler; its generics differ between grpc and its stubs
 Context = grpc.aio.ServicerContext[Any, Any]
 
+Guard = Callable[[Mapping[str, str]], AbstractAsyncContextManager[None]]
+"""Lets a call with this metadata in for as long as its block runs, or raises `ServingError`."""
+
 _log = get_logger("rpc")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of our own services; health and reflection pass through."""
+
+    def __init__(self, guard: Guard | None = None) -> None:
+        """`guard` lets calls in; None lets all in."""
+        self._guard = guard or _let_in
 
     async def intercept_service(
         self,
@@ -44,43 +51,58 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/internvl."):
             return handler
-        return _wrap(handler, method)
+        return _wrap(handler, method, self._guard)
 
 
-def _wrap(handler: Handler, method: str) -> Handler:
+def _wrap(handler: Handler, method: str, guard: Guard) -> Handler:
     options = {
         "request_deserializer": _lenient(handler.request_deserializer),
         "response_serializer": handler.response_serializer,
     }
     if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(_single(handler.unary_unary, method), **options)
+        return grpc.unary_unary_rpc_method_handler(_single(handler.unary_unary, method, guard), **options)
     if handler.stream_unary:
-        return grpc.stream_unary_rpc_method_handler(_single(handler.stream_unary, method), **options)
+        return grpc.stream_unary_rpc_method_handler(_single(handler.stream_unary, method, guard), **options)
     if handler.unary_stream:
-        return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, method), **options)
-    return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, method), **options)
+        return grpc.unary_stream_rpc_method_handler(
+            _streaming(handler.unary_stream, method, guard), **options
+        )
+    return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, method, guard), **options)
 
 
-def _single(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+def _single(
+    behaviour: Callable[..., Awaitable[Any]], method: str, guard: Guard
+) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:
         request = _drainable(request)
-        async with _observed(context, method, request):
+        async with _observed(context, method, request), guard(_metadata(context)):
             return await behaviour(readable(request), context)
 
     return call
 
 
-def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(behaviour: Callable[..., Any], method: str, guard: Guard) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         request = _drainable(request)
         async with (
             _observed(context, method, request),
+            guard(_metadata(context)),
             aclosing(behaviour(readable(request), context)) as responses,
         ):
             async for response in responses:
                 yield response
 
     return call
+
+
+def _let_in(metadata: Mapping[str, str]) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    """The metadata of a call that is text."""
+    pairs = context.invocation_metadata() or ()
+    return {key: value for key, value in pairs if isinstance(value, str)}
 
 
 def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
 from internvl.errors import ConfigError
 from internvl.rpc.config import ServerConfig
-from internvl.rpc.interceptor import CallInterceptor
+from internvl.rpc.interceptor import CallInterceptor, Guard
 from internvl.telemetry import get_logger, serve_metrics
 
 LIVE, READY = "live", "ready"
@@ -57,7 +57,7 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    config: ServerConfig, register: Register, service_names: Sequence[str]
+    config: ServerConfig, register: Register, service_names: Sequence[str], *, guard: Guard | None = None
 ) -> AsyncIterator[Running]:
     """Start a server; on leaving the block, drain and stop it.
 
@@ -65,17 +65,24 @@ async def serving(
         config: where and how to serve.
         register: adds the servicers to the server.
         service_names: full names of the services, for health and reflection.
+        guard: lets every call in but those for health; with it there is no reflection.
 
     Raises:
-        ConfigError: the address cannot be bound.
+        ConfigError: the address cannot be bound, or the files for TLS cannot be used.
     """
-    server = grpc.aio.server(interceptors=[CallInterceptor()], options=_options(config))
+    server = grpc.aio.server(interceptors=[CallInterceptor(guard)], options=_options(config))
     health = aio_health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     register(server)
-    enable_server_reflection((*service_names, HEALTH_SERVICE, REFLECTION_SERVICE), server)
+    if guard is None:
+        enable_server_reflection((*service_names, HEALTH_SERVICE, REFLECTION_SERVICE), server)
+    credentials = config.tls.credentials() if config.tls is not None else None
     try:
-        port = server.add_insecure_port(config.listen)
+        port = (
+            server.add_insecure_port(config.listen)
+            if credentials is None
+            else server.add_secure_port(config.listen, credentials)
+        )
     except RuntimeError:
         raise ConfigError(f"--listen: cannot listen on {config.listen}; is the port taken?") from None
     await server.start()
@@ -88,7 +95,9 @@ async def serving(
         await running.stop(config)
 
 
-async def run_server(config: ServerConfig, register: Register, service_names: Sequence[str]) -> None:
+async def run_server(
+    config: ServerConfig, register: Register, service_names: Sequence[str], *, guard: Guard | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the grace period at once.
 
     Raises:
@@ -100,7 +109,7 @@ async def run_server(config: ServerConfig, register: Register, service_names: Se
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(config, register, service_names) as running:
+    async with serving(config, register, service_names, guard=guard) as running:
         _log.info("ready", listen=config.listen, port=running.port)
         await stop.wait()
         _log.info("draining", grace_s=config.grace_s)

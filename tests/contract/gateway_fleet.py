@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.discovery import Target
 from gateway.replicas import RoutingConfig
 from gateway.retries import RetryConfig
-from gateway.server import SERVICE_NAMES, assembled
+from gateway.server import SERVICE_NAMES, core
 from internvl.rpc import Running, ServerConfig, serving
 from internvl.telemetry import configure_logging
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
@@ -74,8 +74,8 @@ async def gateway_fleet(
 async def gateway(config: Config) -> AsyncIterator[Any]:
     """A gateway, and a stub of it."""
     async with (
-        assembled(config) as register,
-        serving(QUICK, register, SERVICE_NAMES) as running,
+        core(config) as opened,
+        serving(QUICK, opened.register, SERVICE_NAMES) as running,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
     ):
         yield chat_service_pb2_grpc.ChatServiceStub(channel)

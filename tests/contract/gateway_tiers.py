@@ -17,7 +17,7 @@ import grpc
 
 from gateway.config import Config
 from gateway.discovery import Target
-from gateway.server import SERVICE_NAMES, assembled
+from gateway.server import SERVICE_NAMES, core
 from internvl.rpc import Running, ServerConfig, serving
 from internvl.telemetry import configure_logging
 from internvl.v1 import (
@@ -60,11 +60,14 @@ async def gateway_stack(config: Config | None = None) -> AsyncIterator[Stack]:
         stack.vision_server, stack.llm_server = vision, llm
         config = replace(
             config or Config(quick),
-            server=quick,
+            server=quick if config is None else replace(quick, tls=config.server.tls),
             vision=(Target("127.0.0.1", vision.port),),
             llm=(Target("127.0.0.1", llm.port),),
         )
-        async with assembled(config) as register, serving(quick, register, SERVICE_NAMES) as gateway:
+        async with (
+            core(config) as opened,
+            serving(config.server, opened.register, SERVICE_NAMES, guard=opened.required_guard) as gateway,
+        ):
             stack.address = f"127.0.0.1:{gateway.port}"
             async with grpc.aio.insecure_channel(stack.address) as channel:
                 stack.chat = chat_service_pb2_grpc.ChatServiceStub(channel)
