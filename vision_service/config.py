@@ -57,7 +57,7 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
             max_open_requests=args.max_open_requests,
             upload_timeout_s=args.upload_timeout_seconds,
         ),
-        decode=DecodeConfig(args.decoders, args.decode_timeout_seconds),
+        decode=DecodeConfig(args.decoders, args.decode_timeout_seconds, args.decode_memory_mib * MIB),
         encoder=EncoderConfig(args.batch_tiles, args.max_queued_tiles),
     )
 
@@ -109,6 +109,13 @@ def _add_compute_flags(parser: argparse.ArgumentParser) -> None:
         default=DecodeConfig().timeout_s,
         metavar="S",
         help="longest time for decoding one file",
+    )
+    group.add_argument(
+        "--decode-memory-mib",
+        type=int,
+        default=DecodeConfig().memory_bytes // MIB,
+        metavar="MIB",
+        help="most memory for decoding one file",
     )
     group.add_argument(
         "--batch-tiles", type=int, default=encoder.batch_tiles, metavar="N", help="most tiles of one batch"

@@ -6,9 +6,13 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-from typing import Literal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -20,13 +24,26 @@ from vision_service.media import DecodedMedia, MediaInfo, MediaKind, MediaType
 from vision_service.options import MediaOptions
 from vision_service.tiling import TileGrid
 
-_PROGRAM = "import sys; from vision_service.decode_process import main; main(int(sys.argv[1]))"
+_PROGRAM = "import sys; from vision_service.decode_process import main; main(*map(int, sys.argv[1:]))"
+# All that a program needs which opens hostile files; the service's own variables may hold secrets.
+_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+# One thread decodes: more arenas and threads would only take address space. Large blocks go back to the
+# system as soon as they are free.
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**18),
+}
+_START_TIMEOUT_S = 60.0
+
+Cause: TypeAlias = Literal["crash", "timeout", "memory"]
 
 
 class WorkerLost(Exception):
-    """The process is gone or must go; `cause` is "crash" or "timeout". It needs a `restart`."""
+    """The process is gone or must go. It needs a `restart`."""
 
-    def __init__(self, cause: Literal["crash", "timeout"]) -> None:
+    def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
         self.cause = cause
 
@@ -34,8 +51,16 @@ class WorkerLost(Exception):
 class DecodeWorker:
     """One process and the connection to it. One call at a time; calls block."""
 
-    def __init__(self, limits: MediaLimits) -> None:
+    def __init__(self, limits: MediaLimits, *, timeout_s: float, memory_bytes: int) -> None:
+        """
+        Args:
+            limits: what a file may be.
+            timeout_s: time for one file, by the clock and of the processor.
+            memory_bytes: memory for one file, beyond what an idle decoder has.
+        """
         self._limits = limits
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
         self._launch()
 
     @property
@@ -43,30 +68,32 @@ class DecodeWorker:
         """Number of the process."""
         return self._process.pid
 
-    def inspect(self, data: FileBytes, timeout_s: float) -> MediaInfo:
+    def inspect(self, data: FileBytes) -> MediaInfo:
         """`inspect_media` over there.
 
         Raises:
             BadMedia: as `inspect_media`.
-            WorkerLost: the process died or took longer than `timeout_s`.
+            WorkerLost: the process died, or the file took too much time or memory.
         """
-        answer = self._call(DecodeRequest(data, None, self._limits), timeout_s)
+        with self._working():
+            answer = self._call(data, None)
         media_type = MediaType(answer["type"], MediaKind(answer["kind"]))
         return MediaInfo(
             media_type, answer["width"], answer["height"], answer["frame_count"], answer["duration_s"]
         )
 
-    def decode(self, data: FileBytes, options: MediaOptions, timeout_s: float) -> DecodedMedia:
+    def decode(self, data: FileBytes, options: MediaOptions) -> DecodedMedia:
         """`decode_media` over there.
 
         Raises:
             BadMedia, InvalidField: as `decode_media`.
-            WorkerLost: the process died or took longer than `timeout_s`.
+            WorkerLost: the process died, or the file took too much time or memory.
         """
-        answer = self._call(DecodeRequest(data, options, self._limits), timeout_s)
+        with self._working():
+            answer = self._call(data, options)
+            tiles = np.frombuffer(self._connection.recv_bytes(), np.uint8)
         grids = tuple(TileGrid(*grid) for grid in answer["grids"])
         shape = (sum(grid.tiles for grid in grids), *(options.tiling.tile_size,) * 2, 3)
-        tiles = np.frombuffer(self._receive(), np.uint8)
         if tiles.size != math.prod(shape):
             raise WorkerLost("crash")
         return DecodedMedia(grids, tiles.reshape(shape))
@@ -89,32 +116,65 @@ class DecodeWorker:
         with far_end:
             descriptor = far_end.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(descriptor)],
+                [sys.executable, "-c", _PROGRAM, str(descriptor), str(self._memory_bytes)],
                 pass_fds=[descriptor],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
             )
+        self._is_ready = False
 
-    def _call(self, request: DecodeRequest, timeout_s: float) -> Answer:
-        try:
-            self._connection.send(request)
-            if not self._connection.poll(timeout_s):
-                raise WorkerLost("timeout")
-        except (OSError, EOFError):
-            raise WorkerLost("crash") from None
-        try:
-            answer: Answer = json.loads(self._receive())
-        except ValueError:
-            raise WorkerLost("crash") from None
+    def _call(self, data: FileBytes, options: MediaOptions | None) -> Answer:
+        self._connection.send(DecodeRequest(options, self._limits, self._timeout_s))
+        self._connection.send_bytes(data)
+        answer: Answer = json.loads(self._connection.recv_bytes())
+        if "lost" in answer:
+            raise WorkerLost("memory")
         if "problem" in answer:
             raise _error(answer)
         return answer
 
-    def _receive(self) -> bytes:
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Talk to the process in the block, within the time for one file."""
+        if not self._is_ready:
+            with self._bounded(_START_TIMEOUT_S):
+                self._connection.recv_bytes()
+            self._is_ready = True
+        with self._bounded(self._timeout_s):
+            yield
+
+    @contextmanager
+    def _bounded(self, timeout_s: float) -> Iterator[None]:
+        """Kill the process when time is up, whatever it or the block is doing then."""
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(timeout_s, expire)
+        watchdog.start()
         try:
-            return self._connection.recv_bytes()
-        except (OSError, EOFError):
-            raise WorkerLost("crash") from None
+            yield
+        except (OSError, EOFError, ValueError):
+            raise WorkerLost("timeout" if self._ran_out_of_time() else "crash") from None
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+            if expired.is_set():
+                raise WorkerLost("timeout") from None
+
+    def _ran_out_of_time(self) -> bool:
+        """Whether the system ended the process for its processor time."""
+        try:
+            return self._process.wait(timeout=1) == -signal.SIGXCPU
+        except subprocess.TimeoutExpired:
+            return False
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return kept | _SETTINGS | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def _error(answer: Answer) -> InvalidField:

@@ -31,10 +31,12 @@ class DecodeConfig:
     Attributes:
         workers: decoder processes.
         timeout_s: longest time for one file.
+        memory_bytes: most memory for one file, beyond what an idle decoder has.
     """
 
     workers: int = 1
     timeout_s: float = 30.0
+    memory_bytes: int = 2 * 2**30
 
 
 class MediaDecoder:
@@ -55,7 +57,7 @@ class MediaDecoder:
 
     async def start(self) -> None:
         """Start the processes."""
-        self._workers = [DecodeWorker(self._limits) for _ in range(self._config.workers)]
+        self._workers = [self._new_worker() for _ in range(self._config.workers)]
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
@@ -72,7 +74,7 @@ class MediaDecoder:
         Raises:
             BadMedia: unknown, damaged, over a limit, or too slow to decode.
         """
-        return await self._run(lambda worker: worker.inspect(data, self._config.timeout_s))
+        return await self._run(lambda worker: worker.inspect(data))
 
     async def decode(self, data: FileBytes, options: MediaOptions) -> DecodedMedia:
         """Decode a file and cut it into tiles.
@@ -83,9 +85,13 @@ class MediaDecoder:
         """
         kind = "video" if isinstance(options, VideoOptions) else "image"
         started = time.monotonic()
-        media = await self._run(lambda worker: worker.decode(data, options, self._config.timeout_s))
+        media = await self._run(lambda worker: worker.decode(data, options))
         metrics.DECODE_SECONDS.labels(kind).observe(time.monotonic() - started)
         return media
+
+    def _new_worker(self) -> DecodeWorker:
+        config = self._config
+        return DecodeWorker(self._limits, timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
 
     async def _run(self, task: Callable[[DecodeWorker], T]) -> T:
         worker = await self._idle.get()
@@ -103,10 +109,15 @@ class MediaDecoder:
             metrics.DECODER_RESTARTS.labels(loss.cause).inc()
             _log.warning("decoder replaced", cause=loss.cause)
             worker.restart()
-            raise _blame(loss) from None
+            raise self._blame(loss) from None
 
-
-def _blame(loss: WorkerLost) -> BadMedia:
-    if loss.cause == "timeout":
-        return BadMedia("chunk", "the file takes too long to decode")
-    return BadMedia("chunk", "the file is damaged: its decoder failed")
+    def _blame(self, loss: WorkerLost) -> BadMedia:
+        if loss.cause == "timeout":
+            limit_s = self._config.timeout_s
+            problem = f"the file takes too long to decode; at most {limit_s:g} s are given"
+            return BadMedia("chunk", problem, metadata={"limit": limit_s})
+        if loss.cause == "memory":
+            limit_mib = self._config.memory_bytes // 2**20
+            problem = f"the file takes too much memory to decode; at most {limit_mib} MiB are given"
+            return BadMedia("chunk", problem, metadata={"limit": limit_mib})
+        return BadMedia("chunk", "the file is damaged: its decoder failed")

@@ -10,7 +10,6 @@ from fractions import Fraction
 from io import BytesIO
 from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -139,6 +138,8 @@ def open_film(data: FileBytes, demuxer: str, limits: MediaLimits) -> Iterator[Fi
     Raises:
         BadMedia: no video of a known codec in it, too large, too many frames, or damaged.
     """
+    import av  # here, because only decoder processes should hold FFmpeg
+
     try:
         container = av.open(BytesIO(data), format=demuxer)
     except MemoryError:

@@ -22,6 +22,9 @@ _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK"
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _TURNED_SIDEWAYS = (5, 6, 7, 8)
 
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels: the paper that most transparent drawings are made for."""
+
 
 def read_size(data: FileBytes, decoder: str, limits: MediaLimits) -> tuple[int, int]:
     """Width and height in pixels after EXIF orientation, from the header alone.
@@ -41,8 +44,8 @@ def read_size(data: FileBytes, decoder: str, limits: MediaLimits) -> tuple[int, 
 def open_image(data: FileBytes, decoder: str, limits: MediaLimits) -> Image.Image:
     """Decode a picture to RGB, upright.
 
-    Alpha is dropped, not blended: the stored colours count, as in the reference (`Image.convert("RGB")`). Of
-    several frames or pages the first is taken. 16-bit grey keeps its high byte. Colour profiles are ignored.
+    What is transparent is blended over white. Of several frames or pages the first is taken. 16-bit grey
+    keeps its high byte. Colour profiles are ignored.
 
     Args:
         data: the file.
@@ -85,7 +88,7 @@ def _opened(data: FileBytes, decoder: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=(decoder,)) as image:
                 yield image
-    except BadMedia:
+    except (BadMedia, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise BadMedia("chunk", "the picture has too many pixels") from None
@@ -110,7 +113,17 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in _MODES_16_BIT:
-        return image.convert("RGB")
+        return _over_background(image) if image.has_transparency_data else image.convert("RGB")
     # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit picture white.
     high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
     return Image.fromarray(high_bytes).convert("RGB")
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """Blended; where nothing is transparent the colours stay exactly as `convert("RGB")` gives them."""
+    if image.mode == "La":  # Pillow converts it to LA only
+        image = image.convert("LA")
+    colours = image.convert("RGBA")
+    background = Image.new("RGB", image.size, BACKGROUND)
+    background.paste(colours, mask=colours)
+    return background

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vision_service.tiling import TileGrid
 
-PREPROCESSING_VERSION = "1"
+PREPROCESSING_VERSION = "2"
 """Part of every `visual_id`: raise it whenever the same file would give other pixels."""
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

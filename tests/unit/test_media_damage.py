@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from internvl.errors import BadMedia, InvalidField
 from tests.unit.media_samples import encoded, film, picture
@@ -136,11 +137,96 @@ def test_a_file_that_hangs_its_decoder_costs_one_file() -> None:
             await decoder.decode(PICTURES["png"], IMAGE)
             for pid in decoder.pids:
                 os.kill(pid, signal.SIGSTOP)
-            with pytest.raises(BadMedia, match="chunk: the file takes too long to decode"):
+            with pytest.raises(BadMedia, match="takes too long to decode; at most 5 s are given"):
                 await decoder.decode(PICTURES["png"], IMAGE)
             await decoder.decode(PICTURES["png"], IMAGE)
 
     asyncio.run(scenario())
+
+
+def test_a_hang_ends_even_while_the_file_is_being_handed_over() -> None:
+    """A file larger than the pipe's buffer blocks its sender for as long as nobody reads."""
+
+    async def scenario() -> None:
+        async with started(DecodeConfig(workers=1, timeout_s=5)) as decoder:
+            await decoder.decode(PICTURES["png"], IMAGE)
+            for pid in decoder.pids:
+                os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(BadMedia, match="takes too long to decode"):
+                await decoder.decode(PICTURES["png"] + bytes(8 * 2**20), IMAGE)
+            await decoder.decode(PICTURES["png"], IMAGE)
+
+    asyncio.run(scenario())
+
+
+# 4000 x 4000 pixels take 61 MiB as Pillow holds them, but lie in small files.
+LARGE = Image.new("L", (4000, 4000)).convert("RGB")
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
+def test_a_file_that_needs_too_much_memory_costs_one_file(file_format: str) -> None:
+    data = encoded(LARGE, file_format)
+
+    async def scenario() -> None:
+        async with started(DecodeConfig(workers=1, timeout_s=60, memory_bytes=48 * 2**20)) as decoder:
+            expected = await decoder.decode(PICTURES["png"], IMAGE)
+            with pytest.raises(BadMedia) as refused:
+                await decoder.decode(data, IMAGE)
+            assert_harmless(refused.value)
+            if file_format in (
+                "PNG",
+                "JPEG",
+            ):  # others tell of damage, which is as far as their decoders know
+                assert "too much memory to decode; at most 48 MiB are given" in refused.value.message
+            again = await decoder.decode(PICTURES["png"], IMAGE)
+            assert np.array_equal(again.tiles, expected.tiles)
+
+    asyncio.run(scenario())
+
+
+def test_a_decoder_gives_back_what_a_large_file_took() -> None:
+    async def scenario() -> tuple[int, int, int]:
+        large = encoded(LARGE)
+        async with started() as decoder:
+            (pid,) = decoder.pids
+            await decoder.decode(PICTURES["png"], IMAGE)
+            before = resident_mib(pid)
+            for _ in range(3):
+                await decoder.decode(large, IMAGE)
+            assert decoder.pids == [pid]
+            return before, resident_mib(pid), resident_mib(pid, "VmHWM")
+
+    before, after, peak = asyncio.run(scenario())
+    assert peak > before + 55
+    assert after < before + 30
+
+
+def resident_mib(pid: int, line: str = "VmRSS") -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split(f"{line}:")[1].split()[0]) // 1024
+
+
+def test_a_decoder_sees_none_of_the_services_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNVL_SECRET", "hunter2")
+
+    async def scenario() -> bytes:
+        async with started() as decoder:
+            await decoder.decode(PICTURES["png"], IMAGE)
+            return Path(f"/proc/{decoder.pids[0]}/environ").read_bytes()
+
+    assert b"hunter2" not in asyncio.run(scenario())
+
+
+def test_a_decoder_leaves_no_core_file_and_has_limits() -> None:
+    async def scenario() -> str:
+        async with started() as decoder:
+            await decoder.decode(PICTURES["png"], IMAGE)
+            return Path(f"/proc/{decoder.pids[0]}/limits").read_text()
+
+    limits = {line[:25].strip(): line[25:].split()[0] for line in asyncio.run(scenario()).splitlines()}
+    assert limits["Max core file size"] == "0"
+    assert 2**31 < int(limits["Max address space"]) < 2**32
+    assert 20 <= int(limits["Max cpu time"]) <= 60
 
 
 def test_a_caller_who_leaves_does_not_disturb_the_next() -> None:

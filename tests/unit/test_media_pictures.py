@@ -106,16 +106,53 @@ def test_broken_exif_counts_as_none() -> None:
     assert np.array_equal(rgb(data), np.asarray(image))
 
 
-def test_alpha_is_dropped_not_blended() -> None:
-    image = picture().convert("RGBA")
-    image.putalpha(0)
-    assert np.array_equal(rgb(encoded(image)), np.asarray(picture()))
+TRANSPARENT = {
+    "png rgba": lambda alpha: encoded(with_alpha(picture(), alpha)),
+    "png grey": lambda alpha: encoded(with_alpha(picture(), alpha).convert("LA")),
+    "webp": lambda alpha: encoded(with_alpha(picture(), alpha), "WEBP", lossless=True, exact=True),
+    "tiff": lambda alpha: encoded(with_alpha(picture(), alpha), "TIFF"),
+}
 
 
-def test_palette_with_transparency_keeps_the_palette_colours() -> None:
+def with_alpha(image: Image.Image, alpha: np.ndarray) -> Image.Image:
+    result = image.convert("RGBA")
+    result.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return result
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_alpha_is_blended_over_white(name: str) -> None:
+    alpha = np.arange(30 * 40).reshape(30, 40) % 256
+    data = TRANSPARENT[name](alpha)
+    with Image.open(io.BytesIO(data)) as image:
+        stored = np.asarray(image).astype(float)
+    colours, share = stored[..., :-1], stored[..., -1:] / 255
+    expected = np.broadcast_to(colours * share + 255 * (1 - share), (30, 40, 3))
+    assert np.abs(rgb(data) - expected).max() <= 1
+    assert np.all(rgb(data)[alpha == 0] == 255)
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_opaque_alpha_changes_nothing(name: str) -> None:
+    data = TRANSPARENT[name](np.full((30, 40), 255))
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(rgb(data), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_is_white(file_format: str) -> None:
     image = picture().quantize(16)
-    expected = np.asarray(image.convert("RGB"))
-    assert np.array_equal(rgb(encoded(image, transparency=3)), expected)
+    expected = np.asarray(image.convert("RGB")).copy()
+    expected[np.asarray(image) == 3] = 255
+    assert np.array_equal(rgb(encoded(image, file_format, transparency=3)), expected)
+
+
+def test_a_transparent_colour_is_white() -> None:
+    """PNG names one colour of a picture without alpha (tRNS)."""
+    image = quadrants()
+    expected = np.asarray(image).copy()
+    expected[np.all(expected == (20, 180, 60), axis=-1)] = 255
+    assert np.array_equal(rgb(encoded(image, transparency=(20, 180, 60))), expected)
 
 
 def test_one_bit_becomes_black_and_white() -> None:

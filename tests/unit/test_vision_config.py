@@ -29,7 +29,9 @@ def test_flags_and_variables_reach_their_field(monkeypatch: pytest.MonkeyPatch) 
     assert config.media.max_aspect_ratio == 12.5
 
 
-@pytest.mark.parametrize("flag", ["--max-tiles", "--decoders", "--threads", "--upload-timeout-seconds"])
+@pytest.mark.parametrize(
+    "flag", ["--max-tiles", "--decoders", "--decode-memory-mib", "--threads", "--upload-timeout-seconds"]
+)
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_numbers_must_be_positive(flag: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag}: must be above 0, got {value}"):
