@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from functools import partial
 
 from kernels.memory import device_memory
@@ -11,13 +12,14 @@ from llm_service import metrics
 from llm_service.config import Config
 from llm_service.engine.engine import Engine
 from llm_service.engine.limits import EngineLimits
+from llm_service.engine.ports import Runner
 from llm_service.engine.request import SamplingParams
 from llm_service.engine.thread import Publish
 from llm_service.loading import LoadedModel, open_device
 from llm_service.model.rope import regime_for
 from llm_service.replay_bundle import EngineFacts, this_machine
 from llm_service.responses import model_info
-from llm_service.runner import BatchRunner
+from llm_service.runner import BatchRunner, Model
 from llm_service.text.answer import AnswerStream, StopRules
 
 
@@ -36,8 +38,11 @@ class EngineAssembly:
         self._config = config
         self._model = model
 
-    def build(self, publish: Publish) -> Engine:
+    def build(self, publish: Publish, make_runner: Callable[[Model], Runner] = BatchRunner) -> Engine:
         """Load the decoder, open its cache and make the engine around it.
+
+        Args:
+            make_runner: makes what the engine runs its steps with, for whoever wants to watch them.
 
         Raises:
             CheckpointError, ConfigError: as `LoadedModel.load_decoder`, and for limits that cannot be met.
@@ -53,7 +58,7 @@ class EngineAssembly:
         regime_of = partial(regime_for, config=model.config)
         gc.collect()
         gc.freeze()  # or every full collection goes through all that loading has made
-        return Engine(BatchRunner(decoder), self.limits, regime_of, self._new_answer, publish)
+        return Engine(make_runner(decoder), self.limits, regime_of, self._new_answer, publish)
 
     def facts(self) -> EngineFacts:
         """What tokens depend on, beside the request; known once the engine is built."""

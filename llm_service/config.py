@@ -14,7 +14,7 @@ from internvl.model_config import InternVLConfig
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags, require_positive
 from kernels.paged import KvDtype
 from kernels.runtime import Device
-from llm_service.engine.limits import EngineLimits
+from llm_service.engine.limits import EngineLimits, blocks_for
 from llm_service.kv_budget import KvBudget
 
 TRAINED_CONTEXT = 8192
@@ -85,7 +85,7 @@ class EngineConfig:
 
     def _blocks(self, context: int, block_bytes: int, device_memory: int) -> int:
         if self.kv_budget is None:
-            return max(DEFAULT_KV_BYTES // block_bytes, -(-context // self.kv_block_size))
+            return max(DEFAULT_KV_BYTES // block_bytes, blocks_for(context, self.kv_block_size))
         budget = self.kv_budget.bytes_of(device_memory)
         if budget < block_bytes:
             raise ConfigError(f"--kv-budget: one block takes {block_bytes} bytes, got {budget}")

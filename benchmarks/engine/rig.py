@@ -18,6 +18,7 @@ from llm_service.config import parse_config
 from llm_service.engine.events import Admitted, Delta, Event, Failed, Finished
 from llm_service.engine.request import Request, TileKey
 from llm_service.loading import LoadedModel
+from llm_service.runner import BatchRunner, Model
 
 KV_BUDGET = "512MiB"
 """Room for 87,000 tokens of the embedded model: nothing that is measured here fills it."""
@@ -82,8 +83,7 @@ class Rig:
         self.steps: list[StepTime] = []
         self._streams: dict[Request, Stream] = {}
         self._admitted: list[tuple[Stream, Admitted]] = []
-        self._engine = EngineAssembly(config, model).build(self._publish)
-        self._engine._runner = self.runner = MeteredRunner(self._engine._runner)
+        self._engine = EngineAssembly(config, model).build(self._publish, self._metered)
 
     def submit(self, request: Request, visual: Visual) -> Stream:
         """Hand in a request. The tiles it needs are sent the moment it is admitted."""
@@ -134,6 +134,10 @@ class Rig:
             streams += begun
             running = going_on + begun
         return streams
+
+    def _metered(self, decoder: Model) -> MeteredRunner:
+        self.runner = MeteredRunner(BatchRunner(decoder))
+        return self.runner
 
     def _publish(self, request: Request, event: Event) -> None:
         stream = self._streams[request]

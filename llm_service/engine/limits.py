@@ -61,4 +61,9 @@ class EngineLimits:
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold so many tokens."""
-        return -(-tokens // self.kv_block_size)
+        return blocks_for(tokens, self.kv_block_size)
+
+
+def blocks_for(tokens: int, block_size: int) -> int:
+    """Blocks of a size that hold so many tokens."""
+    return -(-tokens // block_size)
