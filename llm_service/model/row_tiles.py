@@ -92,7 +92,7 @@ def find_tile(forward: Forward, vocab_size: int) -> int:
             return rows
     raise ConfigError(
         f"batch-invariant: on this machine results depend on a row's place in passes of {TILES} rows; "
-        "run without it, or with another number of threads"
+        "run with the native operators (python -m kernels.native), another number of threads, or without it"
     )
 
 

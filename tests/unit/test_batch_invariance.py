@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from internvl.errors import ConfigError
 from internvl.model_choice import ModelChoice
+from kernels.dispatch import open_ops
+from kernels.native.ops import NativeOps
 from kernels.paged import KvDtype
 from llm_service.loading import open_device, open_model
 from llm_service.model.batch import Chunk, VisualSpan
@@ -103,6 +106,22 @@ def test_block_sizes_that_cut_sums_alike_change_no_bit(invariant: ModelRunner, d
     expected = alone(Pages(invariant, 2000, 8, dtype))
     for block_size in (16, 32, 64):
         ours = alone(Pages(invariant, 2000, block_size, dtype))
+        assert all(np.array_equal(*pair) for pair in zip(ours, expected, strict=True))
+
+
+def test_one_key_head_is_computed_alike_too_or_refused(tmp_path: Path) -> None:
+    """Plain operators may treat the products of one head by their size; the check at the start sees it."""
+    choice = ModelChoice(write_tiny_model(tmp_path / "tiny", num_key_value_heads=1))
+    opened = open_model(choice)
+    device = open_device(choice, opened.config)
+    try:
+        runner = opened.load_decoder(device, batch_invariant=True)
+    except ConfigError:
+        assert not isinstance(open_ops(device), NativeOps)
+        return
+    expected = alone(Pages(runner, 2000, seed=0))
+    for seed in (1, 2, 3):
+        ours = together(Pages(runner, 2000, seed=seed), seed)
         assert all(np.array_equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
