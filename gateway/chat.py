@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 
 from gateway.access import GrpcGuard
+from gateway.batch import BatchCalls
 from gateway.caller import Caller
 from gateway.chats import Chats
 from gateway.conversation_calls import ConversationCalls
 from gateway.tier_calls import Deadline
 from gateway.turn_calls import TurnCalls
-from internvl.errors import Unsupported
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,6 +27,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """`guard` lets the calls in and knows who makes them."""
         self._chats = chats
+        self._batches = BatchCalls(chats)
         self._turns = turns
         self._conversations = conversations
         self._guard = guard
@@ -91,10 +92,13 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     ) -> chat_service_pb2.CancelTurnResponse:
         return await self._turns.cancel_turn(request, *self._who(context))
 
-    def BatchChat(
+    async def BatchChat(
         self, request: chat_service_pb2.BatchChatRequest, context: Context
     ) -> AsyncIterator[chat_service_pb2.BatchChatResponse]:
-        raise Unsupported("this gateway does not offer BatchChat")
+        async with self._batches.batch_chat(request, *self._who(context)) as batch:
+            context.add_done_callback(lambda _: batch.cancel())  # type: ignore[arg-type]
+            async for response in batch.responses:
+                yield response
 
     async def ListConversations(
         self, request: chat_service_pb2.ListConversationsRequest, context: Context

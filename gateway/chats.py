@@ -21,12 +21,15 @@ from gateway.conversations import Conversation, TurnOutcome
 from gateway.events import event_to_proto, result_to_proto
 from gateway.live_turn import LiveTurn
 from gateway.live_turns import LiveTurns
+from gateway.llm_backend import CountOptions
 from gateway.planning import plan_turn as plan_prompt
 from gateway.prompt import Prompt
 from gateway.store import Store
 from gateway.tier_calls import CallTerms, Deadline
+from gateway.tile_budget import within_budget
 from gateway.turn import Tiers, Turn, TurnRequest
 from gateway.turn_fields import (
+    cache_salt,
     check_version,
     early_outcome,
     fingerprint,
@@ -109,13 +112,24 @@ class Chats:
     ) -> chat_service_pb2.PlanTurnResponse:
         conversation = await self._conversation(request, caller)
         prompt = await self._prompt(request.messages, conversation)
-        plan = await plan_prompt(prompt, request.prompt, self._tiers, self._terms(deadline))
+        terms = self._terms(deadline)
+        if request.HasField("tile_budget"):
+            prompt = await within_budget(prompt, request.tile_budget, self._tiers, terms)
+        max_tokens = request.max_tokens if request.HasField("max_tokens") else None
+        options = CountOptions(request.prompt, cache_salt(caller), max_tokens)
+        plan = await plan_prompt(prompt, options, self._tiers, terms)
         return chat_service_pb2.PlanTurnResponse(
             layouts=[plan_layout(layout) for layout in plan.layouts],
             visual_tokens=plan.tokens.visual_tokens,
             prompt_tokens=plan.tokens.prompt_tokens,
             context_limit=plan.tokens.context_limit,
             fits=plan.fits,
+            cached_tokens=plan.tokens.cached_tokens,
+            tiles=plan.tiles,
+            tiles_to_encode=plan.tiles_to_encode,
+            kv_bytes=plan.tokens.kv_bytes,
+            kv_budget_bytes=plan.tokens.kv_budget_bytes,
+            expected_wait_ms=plan.tokens.wait_ms,
         )
 
     async def upload_media(
@@ -188,6 +202,8 @@ class Chats:
         conversation = await self._conversation(request, caller)
         check_version(request, conversation)
         prompt = await self._prompt(request.messages, conversation)
+        if request.HasField("tile_budget"):
+            prompt = await within_budget(prompt, request.tile_budget, self._tiers, self._terms(deadline))
         asked = TurnRequest(prompt, options, deadline, arrived)
         record = AnswerRecord()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from internvl.v1 import content_pb2
+
 
 class Role(enum.Enum):
     SYSTEM = "system"
@@ -14,11 +16,13 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How to tile a picture; None means the model's own setting."""
+    """How to tile a picture; None means the model's own setting, and so does 0, the contract's number of no
+    detail."""
 
     min_tiles: int | None = None
     max_tiles: int | None = None
     thumbnail: bool | None = None
+    detail: content_pb2.Detail.ValueType = content_pb2.DETAIL_UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)

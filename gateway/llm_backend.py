@@ -46,6 +46,15 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class CountOptions:
+    """How a prompt would be answered; as in `GenerateOptions`, and `max_tokens` as in its sampling."""
+
+    prompt: llm_service_pb2.PromptOptions
+    cache_salt: str = ""
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """Embeddings that the language tier waits for, from `first_tile` on."""
 
@@ -72,11 +81,27 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """Tokens of a prompt, and the most that prompt and answer may have together."""
+    """What a prompt and its answer would take.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, visual ones included.
+        visual_tokens: those of its pictures and films.
+        context_limit: most tokens that prompt and answer may have together.
+        cached_tokens: tokens of the prompt whose keys and values are cached.
+        needed: embeddings that would be asked for, as far as the layouts name them.
+        kv_bytes: memory of keys and values of prompt and answer.
+        kv_budget_bytes: memory of the whole cache; 0 if the tier does not say.
+        wait_ms: expected wait for a place.
+    """
 
     prompt_tokens: int
     visual_tokens: int
     context_limit: int
+    cached_tokens: int
+    needed: tuple[Need, ...]
+    kv_bytes: int
+    kv_budget_bytes: int
+    wait_ms: float
 
 
 class LlmCalls:
@@ -137,20 +162,33 @@ class LlmBackend:
         self,
         prompt: Prompt,
         layouts: Mapping[Media, Layout],
-        options: llm_service_pb2.PromptOptions,
+        options: CountOptions,
         terms: CallTerms,
     ) -> TokenCount:
-        """Count a prompt."""
-        messages = _prompt_messages(prompt, layouts)
-        request = llm_service_pb2.CountTokensRequest(messages=messages, prompt=options)
+        """Count a prompt, where it would be answered."""
+        request = llm_service_pb2.CountTokensRequest(
+            messages=_prompt_messages(prompt, layouts),
+            prompt=options.prompt,
+            cache_salt=options.cache_salt or None,
+            max_tokens=options.max_tokens,
+        )
 
         async def count() -> llm_service_pb2.CountTokensResponse:
-            async with leased(self._replicas, prompt.affinity(""), terms) as replica:
+            async with leased(self._replicas, prompt.affinity(options.cache_salt), terms) as replica:
                 call = replica.calls.stub.CountTokens(request, timeout=terms.deadline.next_hop_s)
                 return await response_of(call, replica)
 
         counted = await repeated(count, terms.attempts)
-        return TokenCount(counted.prompt_tokens, counted.visual_tokens, counted.context_limit)
+        return TokenCount(
+            prompt_tokens=counted.prompt_tokens,
+            visual_tokens=counted.visual_tokens,
+            context_limit=counted.context_limit,
+            cached_tokens=counted.cached_tokens,
+            needed=tuple(Need(need.visual_id, need.first_tile) for need in counted.needed),
+            kv_bytes=counted.kv_bytes,
+            kv_budget_bytes=counted.kv_budget_bytes,
+            wait_ms=counted.expected_wait_ms,
+        )
 
     async def info(self, terms: CallTerms) -> llm_service_pb2.ModelInfoResponse:
         """The loaded model; the contract's own message, because the public answer carries it on."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.concurrency import together
 from gateway.content import Layout, Media
-from gateway.llm_backend import TokenCount
+from gateway.llm_backend import CountOptions, Need, TokenCount
 from gateway.prompt import Prompt, Visual
 from gateway.tier_calls import CallTerms
 from gateway.turn import Tiers
-from internvl.v1 import llm_service_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +19,30 @@ class Plan:
 
     Attributes:
         layouts: one for each picture and film, in order.
-        tokens: tokens of the whole prompt, and of its visuals.
+        tokens: what prompt and answer would take.
+        tiles_to_encode: tiles that would have to be encoded, those of equal items once.
+        max_tokens: tokens of the answer to make room for.
     """
 
     layouts: tuple[Layout, ...]
     tokens: TokenCount
+    tiles_to_encode: int
+    max_tokens: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all items."""
+        return sum(layout.tiles for layout in self.layouts)
 
     @property
     def fits(self) -> bool:
-        """Whether the prompt leaves room for at least one token of answer."""
-        return self.tokens.prompt_tokens < self.tokens.context_limit
+        """Whether prompt and answer fit the context, and their keys and values the cache."""
+        tokens = self.tokens
+        in_context = tokens.prompt_tokens + self.max_tokens <= tokens.context_limit
+        return in_context and (not tokens.kv_budget_bytes or tokens.kv_bytes <= tokens.kv_budget_bytes)
 
 
-async def plan_turn(
-    prompt: Prompt, options: llm_service_pb2.PromptOptions, tiers: Tiers, terms: CallTerms
-) -> Plan:
+async def plan_turn(prompt: Prompt, options: CountOptions, tiers: Tiers, terms: CallTerms) -> Plan:
     """Plan a turn.
 
     Raises:
@@ -42,7 +51,21 @@ async def plan_turn(
     layouts = await _lay_out(prompt.visuals, tiers, terms)
     with prompt.naming_errors():
         count = await tiers.llm.count_tokens(prompt, layouts, options, terms)
-    return Plan(tuple(layouts[visual.media] for visual in prompt.visuals), count)
+    return Plan(
+        layouts=tuple(layouts[visual.media] for visual in prompt.visuals),
+        tokens=count,
+        tiles_to_encode=_tiles_to_encode(layouts.values(), count.needed),
+        max_tokens=1 if options.max_tokens is None else options.max_tokens,
+    )
+
+
+def _tiles_to_encode(layouts: Iterable[Layout], needed: Iterable[Need]) -> int:
+    """All tiles of items that were never encoded, and those that the language tier has lost of the others."""
+    first = {need.visual_id: need.first_tile for need in needed}
+    return sum(
+        layout.tiles - (first.get(layout.visual_id, layout.tiles) if layout.visual_id else 0)
+        for layout in layouts
+    )
 
 
 async def _lay_out(visuals: tuple[Visual, ...], tiers: Tiers, terms: CallTerms) -> dict[Media, Layout]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
@@ -13,7 +13,13 @@ from gateway.content import ImageOptions, Layout, Media, MediaOptions
 from gateway.replica import Replica
 from gateway.replicas import Replicas
 from gateway.tier_calls import CallTerms, leased, next_message, repeated, response_of
-from gateway.wire import image_options_to_proto, layout_from_proto, video_options_to_proto
+from gateway.wire import (
+    image_options,
+    image_options_to_proto,
+    layout_from_proto,
+    video_options,
+    video_options_to_proto,
+)
 from internvl.errors import BadMedia, InternalError
 from internvl.v1 import content_pb2, vision_service_pb2, vision_service_pb2_grpc
 
@@ -84,22 +90,44 @@ class VisionBackend:
         """
         info = await self.inspect(file, media.media_id, terms)
         _check_kind(info, media.options)
-        item = vision_service_pb2.PlanItem(width=info.width, height=info.height)
-        if isinstance(media.options, ImageOptions):
-            item.image.CopyFrom(image_options_to_proto(media.options))
-        else:
-            item.video.CopyFrom(video_options_to_proto(media.options))
-        request = vision_service_pb2.PlanRequest(items=[item])
+        request = vision_service_pb2.PlanRequest(items=[_plan_item(info, media.options)])
+        (layout,) = (await self._plan(request, media.media_id.encode(), terms)).layouts
+        return layout_from_proto(layout)
 
+    async def reduce(
+        self,
+        media: Sequence[Media],
+        infos: Sequence[vision_service_pb2.InspectResponse],
+        tile_budget: int,
+        terms: CallTerms,
+    ) -> list[Media]:
+        """The items with options by which they make at most `tile_budget` tiles together.
+
+        Raises:
+            InvalidField: not even one tile for each of them.
+        """
+        items = [_plan_item(info, each.options) for each, info in zip(media, infos, strict=True)]
+        request = vision_service_pb2.PlanRequest(items=items, tile_budget=tile_budget)
+        planned = await self._plan(request, b"", terms)
+        if not planned.reduced:
+            return list(media)
+        return [
+            Media(each.media_id, _options_of(layout) or each.options)
+            for each, layout in zip(media, planned.layouts, strict=True)
+        ]
+
+    async def _plan(
+        self, request: vision_service_pb2.PlanRequest, key: bytes, terms: CallTerms
+    ) -> vision_service_pb2.PlanResponse:
         async def plan() -> vision_service_pb2.PlanResponse:
-            async with leased(self._replicas, media.media_id.encode(), terms) as replica:
+            async with leased(self._replicas, key, terms) as replica:
                 call = replica.calls.stub.Plan(request, timeout=terms.deadline.next_hop_s)
                 return await response_of(call, replica)
 
         response = await repeated(plan, terms.attempts)
-        if len(response.layouts) != 1:
-            raise InternalError(f"the {PEER} planned {len(response.layouts)} items instead of one")
-        return layout_from_proto(response.layouts[0])
+        if len(response.layouts) != len(request.items):
+            raise InternalError(f"the {PEER} planned {len(response.layouts)} of {len(request.items)} items")
+        return response
 
     async def info(self, terms: CallTerms) -> vision_service_pb2.EncoderInfoResponse:
         """The loaded encoder; the contract's own message, because the public answer carries it on."""
@@ -137,6 +165,28 @@ class EncodeStream:
     def cancel(self) -> None:
         """Stop the vision tier's work."""
         self._call.cancel()
+
+
+def _plan_item(
+    info: vision_service_pb2.InspectResponse, options: MediaOptions
+) -> vision_service_pb2.PlanItem:
+    item = vision_service_pb2.PlanItem(width=info.width, height=info.height)
+    if isinstance(options, ImageOptions):
+        item.image.CopyFrom(image_options_to_proto(options))
+    else:
+        item.video.CopyFrom(video_options_to_proto(options))
+    return item
+
+
+def _options_of(layout: content_pb2.VisualLayout) -> MediaOptions | None:
+    """The options that a layout was made with, if it says so."""
+    match layout.WhichOneof("options"):
+        case "image_options":
+            return image_options(layout.image_options)
+        case "video_options":
+            return video_options(layout.video_options)
+        case _:
+            return None
 
 
 def _check_kind(info: vision_service_pb2.InspectResponse, options: MediaOptions) -> None:

@@ -98,9 +98,9 @@ def _read_part(part: content_pb2.Part, field: str) -> Part | InlineMedia:
         case "text":
             return Text(part.text)
         case "image":
-            return _read_media(part.image.source, _image_options(part.image.options), f"{field}.image")
+            return _read_media(part.image.source, image_options(part.image.options), f"{field}.image")
         case "video":
-            return _read_media(part.video.source, _video_options(part.video.options), f"{field}.video")
+            return _read_media(part.video.source, video_options(part.video.options), f"{field}.video")
         case _:
             raise InvalidField(f"{field}.content", "must be text, an image or a video")
 
@@ -128,15 +128,18 @@ def _check_at_most(field: str, count: int, limit: int, what: str) -> None:
         )
 
 
-def _image_options(options: content_pb2.ImageOptions) -> ImageOptions:
+def image_options(options: content_pb2.ImageOptions) -> ImageOptions:
+    """Options of a picture; what is unset becomes None."""
     return ImageOptions(
         min_tiles=options.min_tiles if options.HasField("min_tiles") else None,
         max_tiles=options.max_tiles if options.HasField("max_tiles") else None,
         thumbnail=options.thumbnail if options.HasField("thumbnail") else None,
+        detail=options.detail,
     )
 
 
-def _video_options(options: content_pb2.VideoOptions) -> VideoOptions:
+def video_options(options: content_pb2.VideoOptions) -> VideoOptions:
+    """Options of a film; what is unset becomes None."""
     return VideoOptions(
         frames=options.frames if options.HasField("frames") else None,
         tiles_per_frame=options.tiles_per_frame if options.HasField("tiles_per_frame") else None,
@@ -148,7 +151,10 @@ def _video_options(options: content_pb2.VideoOptions) -> VideoOptions:
 def image_options_to_proto(options: ImageOptions) -> content_pb2.ImageOptions:
     """Options of a picture; what is None stays unset."""
     return content_pb2.ImageOptions(
-        min_tiles=options.min_tiles, max_tiles=options.max_tiles, thumbnail=options.thumbnail
+        min_tiles=options.min_tiles,
+        max_tiles=options.max_tiles,
+        thumbnail=options.thumbnail,
+        detail=options.detail,
     )
 
 

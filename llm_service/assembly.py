@@ -29,10 +29,12 @@ class EngineAssembly:
     Attributes:
         limits: of the engine; set once it is built.
         kv_dtype: how it keeps keys and values; likewise.
+        block_bytes: memory of one block of its cache; likewise.
     """
 
     limits: EngineLimits
     kv_dtype: KvDtype
+    block_bytes: int
 
     def __init__(self, config: Config, model: LoadedModel) -> None:
         self._config = config
@@ -51,8 +53,8 @@ class EngineAssembly:
         device = open_device(self._config.model, model.config)
         decoder = model.load_decoder(device, engine.batch_invariant)
         self.kv_dtype = engine.kv_dtype_on(device)
-        block_bytes = decoder.block_bytes(engine.kv_block_size, self.kv_dtype)
-        self.limits = engine.limits(model.config, block_bytes, device_memory(device))
+        self.block_bytes = decoder.block_bytes(engine.kv_block_size, self.kv_dtype)
+        self.limits = engine.limits(model.config, self.block_bytes, device_memory(device))
         decoder.open_cache(self.limits.kv_blocks, self.limits.kv_block_size, self.kv_dtype)
         metrics.KV_BUDGET.set(self.limits.kv_budget_tokens)
         regime_of = partial(regime_for, config=model.config)

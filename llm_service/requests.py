@@ -19,7 +19,7 @@ from llm_service.guided import GrammarCompiler
 from llm_service.loading import LoadedModel
 from llm_service.prompt_fields import ConversationReader
 from llm_service.replay_bundle import MAX_BUNDLE_TOKENS, BundleRecorder, EngineFacts
-from llm_service.sampling_fields import Room, read_sampling
+from llm_service.sampling_fields import DEFAULT_MAX_TOKENS, Room, read_sampling
 from llm_service.text.content import ChatMessage
 from llm_service.text.layout import PromptOptions
 from llm_service.text.prompt import Prompt, build_prompt
@@ -74,7 +74,7 @@ class RequestReader:
             ContextTooLong: the prompt leaves no room for an answer.
         """
         request_id = _request_id(message)
-        priority, cache_scope = _priority(message), _cache_salt(message)
+        priority, cache_scope = _priority(message), _cache_salt(message, "open.cache_salt")
         conversation = self._reader(embeddings_follow=True).read(message.messages, "open.messages")
         prompt = self._prompt(conversation.messages, message.prompt, "open.")
         config = self._model.config
@@ -98,8 +98,10 @@ class RequestReader:
         shape = (config.tokens_per_tile, config.llm.hidden_size)
         return TileIntake(admitted.needed, shape, opened.dtypes)
 
-    def count(self, message: llm_service_pb2.CountTokensRequest) -> llm_service_pb2.CountTokensResponse:
-        """Count a prompt without its embeddings. Takes time for long texts.
+    def read_count(self, message: llm_service_pb2.CountTokensRequest) -> Request:
+        """The request that would answer a prompt, to count and to estimate. Takes time for long texts.
+
+        Items without a `visual_id` stand for embeddings that nobody has.
 
         Raises:
             InvalidField: naming the field at fault.
@@ -107,10 +109,14 @@ class RequestReader:
         """
         conversation = self._reader(embeddings_follow=False).read(message.messages, "messages")
         prompt = self._prompt(conversation.messages, message.prompt, "")
-        return llm_service_pb2.CountTokensResponse(
-            prompt_tokens=len(prompt.token_ids),
-            visual_tokens=sum(slot.length for slot in prompt.visual_slots),
-            context_limit=self._limits.context_limit,
+        room = max(self._limits.context_limit - len(prompt.token_ids), 0)
+        most = message.max_tokens if message.HasField("max_tokens") else min(DEFAULT_MAX_TOKENS, room)
+        return Request(
+            request_id="",
+            prompt_ids=np.array(prompt.token_ids, np.int64),
+            sampling=SamplingParams(max_tokens=most),
+            slots=tuple(_tile_slots(prompt, self._model.config.tokens_per_tile)),
+            cache_scope=_cache_salt(message, "cache_salt"),
         )
 
     def _reader(self, *, embeddings_follow: bool) -> ConversationReader:
@@ -179,10 +185,12 @@ def _priority(message: llm_service_pb2.GenerateOpen) -> int:
     return message.priority
 
 
-def _cache_salt(message: llm_service_pb2.GenerateOpen) -> str:
+def _cache_salt(
+    message: llm_service_pb2.GenerateOpen | llm_service_pb2.CountTokensRequest, field: str
+) -> str:
     if message.HasField("cache_salt") and not 1 <= len(message.cache_salt) <= MAX_SALT_CHARS:
         raise InvalidField(
-            "open.cache_salt", f"must have 1 to {MAX_SALT_CHARS} characters, got {len(message.cache_salt)}"
+            field, f"must have 1 to {MAX_SALT_CHARS} characters, got {len(message.cache_salt)}"
         )
     return message.cache_salt
 

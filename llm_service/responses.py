@@ -9,9 +9,10 @@ from internvl.tensors import DTYPES
 from internvl.v1 import llm_service_pb2, tensor_pb2
 from kernels.paged import KvDtype
 from llm_service.config import KV_DTYPES, EngineConfig
+from llm_service.engine.estimate import Estimate
 from llm_service.engine.events import Admitted, Delta, Finished, FinishReason, TokenLogprob
 from llm_service.engine.limits import EngineLimits
-from llm_service.engine.request import Request
+from llm_service.engine.request import Request, VisualNeed
 from llm_service.loading import LoadedModel
 from llm_service.requests import Opened
 from llm_service.text.pieces import SKIPPED, Piece
@@ -25,10 +26,34 @@ _REASONS = {
 class ResponseWriter:
     """Writes the messages of Generate streams for one tokenizer."""
 
-    def __init__(self, pieces: Sequence[Piece], fingerprint: str) -> None:
-        """Prepare for the pieces of a vocabulary, by token id, and the weights that answer."""
+    def __init__(
+        self, pieces: Sequence[Piece], fingerprint: str, limits: EngineLimits, block_bytes: int
+    ) -> None:
+        """Prepare for one model and its engine.
+
+        Args:
+            pieces: of the vocabulary, by token id.
+            fingerprint: of the weights that answer.
+            limits: of the engine.
+            block_bytes: memory of one block of the key-value cache.
+        """
         self._pieces = pieces
         self._fingerprint = fingerprint
+        self._limits = limits
+        self._block_bytes = block_bytes
+
+    def count(self, request: Request, estimate: Estimate) -> llm_service_pb2.CountTokensResponse:
+        """What a prompt would take."""
+        return llm_service_pb2.CountTokensResponse(
+            prompt_tokens=request.prompt_tokens,
+            visual_tokens=request.visual_tokens,
+            context_limit=self._limits.context_limit,
+            cached_tokens=min(estimate.cached_tokens, request.prompt_tokens),
+            needed=_needs([need for need in estimate.needed if need.visual_id]),
+            kv_bytes=estimate.blocks * self._block_bytes,
+            kv_budget_bytes=self._limits.kv_blocks * self._block_bytes,
+            expected_wait_ms=estimate.wait_s * 1000,
+        )
 
     async def write(
         self, event: Admitted | Delta | Finished, opened: Opened
@@ -58,10 +83,7 @@ class ResponseWriter:
             request_id=request.request_id,
             prompt_tokens=request.prompt_tokens,
             cached_tokens=event.cached_tokens,
-            needed=[
-                llm_service_pb2.VisualNeed(visual_id=need.visual_id, first_tile=need.first_tile)
-                for need in event.needed
-            ],
+            needed=_needs(event.needed),
             weights_fingerprint=self._fingerprint,
         )
 
@@ -110,6 +132,12 @@ def model_info(
         batch_invariant=engine.batch_invariant,
         max_running=limits.max_running,
     )
+
+
+def _needs(needed: Sequence[VisualNeed]) -> list[llm_service_pb2.VisualNeed]:
+    return [
+        llm_service_pb2.VisualNeed(visual_id=need.visual_id, first_tile=need.first_tile) for need in needed
+    ]
 
 
 def _result(event: Finished) -> llm_service_pb2.GenerateResult:

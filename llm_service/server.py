@@ -68,7 +68,8 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
     async def CountTokens(
         self, request: llm_service_pb2.CountTokensRequest, context: Context
     ) -> llm_service_pb2.CountTokensResponse:
-        return await asyncio.to_thread(self._reader.count, request)
+        counted = await asyncio.to_thread(self._reader.read_count, request)
+        return self._writer.count(counted, await self._engine.estimate(counted))
 
     async def ModelInfo(
         self, request: llm_service_pb2.ModelInfoRequest, context: Context

@@ -50,9 +50,10 @@ async def open_service(config: Config, on_crash: Callable[[], None]) -> AsyncIte
             kv_block_size=assembly.limits.kv_block_size,
             kv_dtype=facts.model.kv_dtype,
         )
-        yield LlmService(
-            engine, reader, ResponseWriter(model.tokenizer.pieces, model.fingerprint), facts.model
+        writer = ResponseWriter(
+            model.tokenizer.pieces, model.fingerprint, assembly.limits, assembly.block_bytes
         )
+        yield LlmService(engine, reader, writer, facts.model)
 
 
 def registration(service: LlmService) -> Callable[[grpc.aio.Server], None]:

@@ -14,6 +14,7 @@ from internvl.errors import DeadlineExceeded, InternalError, ServingError
 from internvl.telemetry import get_logger
 from llm_service import metrics
 from llm_service.engine.drafting import PromptLookup
+from llm_service.engine.estimate import Estimate
 from llm_service.engine.events import Admitted, Event, Failed, TileTimeout
 from llm_service.engine.job import Choice, Job
 from llm_service.engine.limits import EngineLimits
@@ -77,6 +78,10 @@ class Engine:
         else:
             self._admit(now)
             self._counts.observe()
+
+    def estimate(self, request: Request) -> Estimate:
+        """What a request would meet if it came now. Nothing is computed, taken or promised."""
+        return self._scheduler.estimate(Sequence(request), self._clock())
 
     def receive_tile(self, request: Request, tile: TileKey, embeddings: Embeddings) -> None:
         """Take the embeddings of one tile. A request that has ended no longer cares."""

@@ -18,6 +18,7 @@ from llm_service.engine.block_manager import BlockManager
 from llm_service.engine.blocks import BlockPool
 from llm_service.engine.budget import PrefillBudget
 from llm_service.engine.composer import Draft, StepComposer
+from llm_service.engine.estimate import Estimate
 from llm_service.engine.limits import EngineLimits
 from llm_service.engine.pace import Pace
 from llm_service.engine.rank import Rank
@@ -104,6 +105,25 @@ class Scheduler:
             self._pace.wait(now)
         self._arrivals += 1
         insort(self._waiting, sequence, key=_by_rank)
+
+    def estimate(self, sequence: Sequence, now: float) -> Estimate:
+        """What a sequence would meet if it were submitted now."""
+        sequence.rank = Rank(
+            now - sequence.request.priority * self._limits.aging_s, self._arrivals, sequence.choice
+        )
+        sequence.regime = self._regime_of(sequence.length)
+        found = self._cache.find(sequence)
+        for block in found:
+            for tile, embeddings in self.blocks.tiles(block):
+                sequence.receive(tile, embeddings)
+        ahead = sum(other.rank < sequence.rank for other in self._waiting)
+        waits = bool(ahead) or self._find_room(sequence) is None
+        return Estimate(
+            cached_tokens=len(found) * self._limits.kv_block_size,
+            needed=sequence.needs(),
+            blocks=self._limits.blocks_for(sequence.request.kv_tokens),
+            wait_s=self._pace.expected_wait_s(ahead) if waits else 0.0,
+        )
 
     def check_queue(self) -> None:
         """Make sure that one more sequence may wait. Safe to ask from any thread, as a hint.

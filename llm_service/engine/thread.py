@@ -14,6 +14,7 @@ from typing import TypeAlias
 from internvl.errors import ServingError, Unavailable
 from internvl.telemetry import get_logger
 from llm_service.engine.engine import Engine
+from llm_service.engine.estimate import Estimate
 from llm_service.engine.events import Event, Failed
 from llm_service.engine.request import Embeddings, Request, TileKey
 from llm_service.engine.stream import EventStream
@@ -48,11 +49,17 @@ class _Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class _Estimate:
+    request: Request
+    answer: asyncio.Future[Estimate]
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-_Message: TypeAlias = _Submit | _Tile | _Cancel | _Fail | _Stop
+_Message: TypeAlias = _Submit | _Tile | _Cancel | _Fail | _Estimate | _Stop
 
 
 class EngineThread:
@@ -79,6 +86,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._outbox: list[tuple[Request, Event]] = []
         self._streams: dict[Request, EventStream] = {}
+        self._asked: set[asyncio.Future[Estimate]] = set()
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop
         self._started: asyncio.Future[None]
@@ -119,6 +127,22 @@ class EngineThread:
             yield stream
         finally:
             self.cancel(request)
+
+    async def estimate(self, request: Request) -> Estimate:
+        """What a request would meet if it came now, between two steps of the engine.
+
+        Raises:
+            Unavailable: the engine has stopped.
+        """
+        if self._engine is None:
+            raise Unavailable("the engine has stopped")
+        answer: asyncio.Future[Estimate] = self._loop.create_future()
+        self._asked.add(answer)
+        self._inbox.put(_Estimate(request, answer))
+        try:
+            return await answer
+        finally:
+            self._asked.discard(answer)
 
     def send_tile(self, request: Request, tile: TileKey, embeddings: Embeddings) -> None:
         """Pass on the embeddings of one tile."""
@@ -166,6 +190,8 @@ class EngineThread:
                         engine.cancel(request)
                     case _Fail(request, error):
                         engine.fail(request, error)
+                    case _Estimate(request, answer):
+                        self._loop.call_soon_threadsafe(_settle, answer, engine.estimate(request))
                     case _Stop():
                         return
             engine.step()
@@ -196,3 +222,11 @@ class EngineThread:
     def _end(self) -> None:
         for stream in self._streams.values():
             stream.push(Failed(Unavailable("the engine has stopped")))
+        for answer in self._asked:
+            if not answer.done():
+                answer.set_exception(Unavailable("the engine has stopped"))
+
+
+def _settle(answer: asyncio.Future[Estimate], estimate: Estimate) -> None:
+    if not answer.done():  # whoever asked may have left
+        answer.set_result(estimate)

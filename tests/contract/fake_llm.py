@@ -134,7 +134,20 @@ class FakeLlm:
         parts = [part for message in request.messages for part in message.parts]
         visual = sum(part.visual.tiles * part.visual.tokens_per_tile for part in parts)
         return llm_service_pb2.CountTokensResponse(
-            prompt_tokens=visual + 10, visual_tokens=visual, context_limit=200
+            prompt_tokens=visual + 10,
+            visual_tokens=visual,
+            context_limit=200,
+            cached_tokens=7,
+            needed=[
+                llm_service_pb2.VisualNeed(
+                    visual_id=part.visual.visual_id, first_tile=self.cached.get(part.visual.visual_id, 0)
+                )
+                for part in parts
+                if part.visual.visual_id
+            ],
+            kv_bytes=(visual + 10 + request.max_tokens) * 100,
+            kv_budget_bytes=15_000,
+            expected_wait_ms=1.5,
         )
 
     async def model_info(

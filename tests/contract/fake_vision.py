@@ -104,12 +104,25 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         for number, item in enumerate(request.items):
             if item.image.HasField("max_tiles") and not item.image.max_tiles:
                 raise InvalidField(f"items[{number}].image.max_tiles", "must be at least 1, got 0")
-        layouts = [
-            content_pb2.VisualLayout(tiles=item.width, tokens_per_tile=TOKENS_PER_TILE)
+        each = request.tile_budget // len(request.items) if request.HasField("tile_budget") else 1000
+        if not each:
+            raise InvalidField("tile_budget", f"must be at least {len(request.items)}")
+        wanted = [
+            min(item.width, item.image.max_tiles) if item.image.HasField("max_tiles") else item.width
             for item in request.items
         ]
+        layouts = [
+            content_pb2.VisualLayout(
+                tiles=min(tiles, each),
+                tokens_per_tile=TOKENS_PER_TILE,
+                image_options=content_pb2.ImageOptions(max_tiles=min(tiles, each)),
+            )
+            for tiles in wanted
+        ]
         return vision_service_pb2.PlanResponse(
-            layouts=layouts, visual_tokens=sum(layout.tiles * TOKENS_PER_TILE for layout in layouts)
+            reduced=any(tiles > each for tiles in wanted),
+            layouts=layouts,
+            visual_tokens=sum(layout.tiles * TOKENS_PER_TILE for layout in layouts),
         )
 
     async def Inspect(
@@ -132,12 +145,15 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
 
     def _layout(self, file: bytes, opening: vision_service_pb2.EncodeOpen) -> content_pb2.VisualLayout:
         options = opening.image if opening.HasField("image") else opening.video
+        tiles = _tiles(file)
+        if opening.image.HasField("max_tiles"):
+            tiles = min(tiles, opening.image.max_tiles)
         name = b"|".join((self.model.encode(), file, options.SerializeToString(deterministic=True)))
         return content_pb2.VisualLayout(
             visual_id=hashlib.sha256(name).hexdigest(),
             kind=content_pb2.MEDIA_KIND_IMAGE if opening.HasField("image") else content_pb2.MEDIA_KIND_VIDEO,
-            grids=[content_pb2.TileGrid(columns=1, rows=_tiles(file))],
-            tiles=_tiles(file),
+            grids=[content_pb2.TileGrid(columns=1, rows=tiles)],
+            tiles=tiles,
             tokens_per_tile=TOKENS_PER_TILE,
         )
 

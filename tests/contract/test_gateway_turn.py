@@ -277,6 +277,42 @@ async def test_plan_matches_the_turn() -> None:
 
 
 @bounded
+async def test_plan_tells_what_the_turn_would_take_and_meet() -> None:
+    async with gateway_stack() as stack:
+        messages = [user(picture(3, "a"), picture(2, "b"), picture(3, "a"), "plan this")]
+
+        async def plan(**fields: Any) -> chat_service_pb2.PlanTurnResponse:
+            return await stack.chat.PlanTurn(chat_service_pb2.PlanTurnRequest(messages=messages, **fields))
+
+        unknown = await plan()
+        assert (unknown.tiles, unknown.tiles_to_encode) == (8, 5)
+        assert (unknown.cached_tokens, unknown.expected_wait_ms) == (7, 1.5)
+        assert (unknown.kv_bytes, unknown.kv_budget_bytes, unknown.fits) == (13_800, 15_000, True)
+        assert not (await plan(max_tokens=13)).fits  # nor do its keys and values
+        await events(stack, chat_service_pb2.ChatRequest(messages=messages))
+        assert (await plan()).tiles_to_encode == 0
+        name = next(iter(stack.llm.cached))
+        stack.llm.cached[name] -= 1
+        assert (await plan()).tiles_to_encode == 1
+
+
+@bounded
+async def test_a_tile_budget_leaves_each_new_picture_fewer_tiles() -> None:
+    async with gateway_stack() as stack:
+        request = chat_request(picture(6, "a"), picture(2, "b"), "look", tile_budget=6)
+        plan = await stack.chat.PlanTurn(
+            chat_service_pb2.PlanTurnRequest(messages=request.messages, tile_budget=6)
+        )
+        assert [layout.tiles for layout in plan.layouts] == [3, 2]
+        started = (await events(stack, request))[0].started
+        assert [layout.tiles for layout in started.layouts] == [3, 2]
+        request.tile_budget = 1
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await events(stack, request)
+        assert caught.value.details() == "tile_budget: must be at least 2"
+
+
+@bounded
 async def test_plan_that_fills_the_context_does_not_fit() -> None:
     async with gateway_stack() as stack:
         plan = await stack.chat.PlanTurn(

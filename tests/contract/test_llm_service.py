@@ -102,6 +102,8 @@ async def test_count_tokens_is_what_generate_admits(folder: Path) -> None:
             asked = llm_service_pb2.CountTokensRequest(messages=messages, prompt=options)
             count = await service.stub.CountTokens(asked)
             without_id = llm_service_pb2.CountTokensRequest(messages=planned, prompt=options)
+            assert [need.visual_id for need in count.needed] == [visual().visual.visual_id]
+            count.ClearField("needed")
             assert await service.stub.CountTokens(without_id) == count
             opened = opening(*messages)
             opened.prompt.CopyFrom(options)
