@@ -7,7 +7,9 @@ with Client("127.0.0.1:50050") as client:
         print(text, end="", flush=True)
 """
 
-from internvl_client.aio import AsyncChatStream, AsyncClient, AsyncConversation
+from internvl_client.aio import AsyncClient
+from internvl_client.aio_conversation import AsyncConversation
+from internvl_client.aio_stream import AsyncChatStream
 from internvl_client.answer import (
     Answer,
     Choice,
@@ -24,7 +26,7 @@ from internvl_client.answer import (
     Usage,
 )
 from internvl_client.channel import ServerInfo
-from internvl_client.client import ChatStream, Client, Conversation
+from internvl_client.client import Client
 from internvl_client.content import (
     Image,
     Media,
@@ -37,6 +39,8 @@ from internvl_client.content import (
     system,
     user,
 )
+from internvl_client.conversation import Conversation
+from internvl_client.conversation_info import ConversationInfo, TurnInfo
 from internvl_client.errors import (
     AlreadyExists,
     BadMedia,
@@ -55,6 +59,7 @@ from internvl_client.errors import (
     Unavailable,
     Unsupported,
 )
+from internvl_client.stream import ChatStream
 
 __all__ = [
     "AlreadyExists",
@@ -70,6 +75,7 @@ __all__ = [
     "Conflict",
     "ContextTooLong",
     "Conversation",
+    "ConversationInfo",
     "Delta",
     "Event",
     "FailedPrecondition",
@@ -95,6 +101,7 @@ __all__ = [
     "TimedOut",
     "Timings",
     "TokenLogprob",
+    "TurnInfo",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
 
 ADDRESS_VARIABLE = "INTERNVL_ADDRESS"
+API_KEY_VARIABLE = "INTERNVL_API_KEY"
 DEFAULT_TIMEOUT_S = 600.0
 
 _MAX_MESSAGE_BYTES = 8 * 2**20
@@ -40,6 +44,31 @@ CHANNEL_OPTIONS = (
 def default_address() -> str:
     """Where the gateway is if nobody says: `INTERNVL_ADDRESS`, or the port that `internvl up` takes."""
     return os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1:50050"
+
+
+def call_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """What every call carries: the key, or that of `INTERNVL_API_KEY`, or nothing.
+
+    Raises:
+        ValueError: the key holds what no header can. The message does not repeat it.
+    """
+    key = api_key or os.environ.get(API_KEY_VARIABLE, "").strip()
+    if not key:
+        return ()
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("the API key must be printable ASCII")
+    return (("authorization", f"Bearer {key}"),)
+
+
+def tls_credentials(tls: bool | str | Path) -> grpc.ChannelCredentials | None:
+    """How to encrypt; None for plaintext.
+
+    Raises:
+        OSError: the file of authorities cannot be read.
+    """
+    if tls is False:
+        return None
+    return grpc.ssl_channel_credentials(None if tls is True else Path(tls).read_bytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import cast
 from internvl.cli import Command
 from internvl.errors import ConfigError
 from internvl_client.answer import Answer
-from internvl_client.channel import ADDRESS_VARIABLE, DEFAULT_TIMEOUT_S, default_address
+from internvl_client.channel import ADDRESS_VARIABLE, API_KEY_VARIABLE, DEFAULT_TIMEOUT_S, default_address
 from internvl_client.client import Client
 from internvl_client.content import Image, Video
 from internvl_client.errors import InternVLError, ServerError, Unavailable
@@ -32,6 +32,9 @@ def configure(parser: ArgumentParser) -> None:
         metavar="TARGET",
         help=f"gateway (default: {address}; {ADDRESS_VARIABLE})",
     )
+    add("--api-key", metavar="KEY", help=f"API key or token; {API_KEY_VARIABLE} shows it to fewer eyes")
+    add("--tls", action="store_true", help="encrypt, and trust the usual authorities")
+    add("--tls-ca", type=Path, metavar="FILE", help="encrypt, and trust the authorities of this PEM file")
     add("--system", metavar="TEXT", help="instructions (default: those of the model's training)")
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="longest wait for an answer")
     add("--stats", action="store_true", help="show token counts and times")
@@ -61,7 +64,7 @@ def run(arguments: Namespace) -> int:
     """Ask or talk; 0 for success, 1 for a failed question, 130 for one that Ctrl-C stopped."""
     screen = Screen.of_process(stats=arguments.stats)
     try:
-        with Client(arguments.address, timeout=arguments.timeout) as client:
+        with _connect(arguments) as client:
             return _chat(client, screen, arguments)
     except Unavailable as error:
         screen.note(f"internvl chat: {_explain(error, arguments.address)}")
@@ -72,6 +75,18 @@ def run(arguments: Namespace) -> int:
 
 
 command = Command("chat", "Talk to a model about pictures and films.", configure, run)
+
+
+def _connect(arguments: Namespace) -> Client:
+    try:
+        return Client(
+            arguments.address,
+            api_key=arguments.api_key,
+            timeout=arguments.timeout,
+            tls=arguments.tls_ca or arguments.tls,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--api-key: {error}") from None
 
 
 def _chat(client: Client, screen: Screen, arguments: Namespace) -> int:

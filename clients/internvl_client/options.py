@@ -67,6 +67,19 @@ class MediaOptions(TypedDict, total=False):
     timeout: float | None
 
 
+class ConversationOptions(TypedDict, total=False):
+    """What a new conversation begins with.
+
+    system: instructions. Default: those that the model was trained with.
+    title: for people, at most 256 characters. Default: empty.
+    time_to_live_s: how long the server keeps it after its last change, in seconds. Default and most: its own.
+    """
+
+    system: str | None
+    title: str | None
+    time_to_live_s: float | None
+
+
 class PlanOptions(MediaOptions, total=False):
     """What `plan` takes beside the question.
 
@@ -84,18 +97,22 @@ class SayOptions(MediaOptions, SamplingOptions, total=False):
     request_id: names the request in the server's logs. Default: made by the server.
     priority: goes before requests of lower priority, -10 to 10. Default: 0.
     replay_bundle: whether the answer brings a file for `internvl replay`. It holds the prompt. Default: no.
+    idempotency_key: names the turn. Asked again with the same key, the same answer comes, generated once.
+    expected_version: refuses the turn if the conversation has another version. Only within a conversation.
     """
 
     request_id: str | None
     priority: int
     replay_bundle: bool
+    idempotency_key: str | None
+    expected_version: int | None
 
 
 class ChatOptions(PlanOptions, SayOptions, total=False):
     """What `chat` takes beside the question."""
 
 
-def check_names(options: SayOptions | PlanOptions | ChatOptions, allowed: type) -> None:
+def check_names(options: SayOptions | PlanOptions | ChatOptions | ConversationOptions, allowed: type) -> None:
     """Refuse options that do not exist, as a plain signature would.
 
     Raises:

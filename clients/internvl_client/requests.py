@@ -87,6 +87,8 @@ class TurnDraft:
             request_id=self._options.get("request_id"),
             priority=self._options.get("priority"),
             want_replay_bundle=self._options.get("replay_bundle", False),
+            idempotency_key=self._options.get("idempotency_key"),
+            expected_version=self._options.get("expected_version"),
         )
 
     def plan_request(self) -> chat_service_pb2.PlanTurnRequest:

@@ -11,10 +11,14 @@ from typing import TextIO
 
 from internvl_client.answer import Delta, Progress
 from internvl_client.answer_state import AnswerState
-from internvl_client.client import ChatStream, Client, Conversation
+from internvl_client.client import Client
 from internvl_client.content import Image, Media, Video
+from internvl_client.conversation import Conversation
 from internvl_client.errors import InternVLError, InvalidRequest, NotFound
 from internvl_client.options import SamplingOptions
+from internvl_client.stream import ChatStream
+
+_BAR = 30
 
 HELP = """\
 /image PATH   show a picture with the next question
@@ -93,7 +97,9 @@ class Screen:
         self._rewrite(f"reading {picture}: tile {progress.tiles_done} of {progress.tiles_total}")
 
     def _show_upload(self, sent: int, size: int) -> None:
-        self._rewrite(f"uploading: {100 * sent // max(size, 1)} %")
+        done = sent / max(size, 1)
+        bar = "#" * round(_BAR * done)
+        self._rewrite(f"uploading [{bar:<{_BAR}}] {done:4.0%} of {size / 2**20:.1f} MiB")
 
     def _rewrite(self, text: str) -> None:
         if self.progress:
@@ -180,8 +186,8 @@ class Talk:
         except (InvalidRequest, NotFound):  # asking again with the same pictures would end the same way
             self._shown = []
             raise
-        if not stream.cancelled:
-            # A stopped turn is not part of the conversation, so its pictures go with the next question.
+        if stream.text or not stream.cancelled:
+            # A turn stopped before its first word is not kept, so its pictures go with the next question.
             self._shown = []
 
     def _forget(self) -> None:

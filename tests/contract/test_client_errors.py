@@ -25,6 +25,7 @@ CLASS_OF = {
     serving.Overloaded: client_errors.Overloaded,
     serving.Unavailable: client_errors.Unavailable,
     serving.DeadlineExceeded: client_errors.TimedOut,
+    serving.Cancelled: client_errors.Cancelled,
     serving.Unauthenticated: client_errors.Unauthenticated,
     serving.PermissionDenied: client_errors.PermissionDenied,
     serving.Unsupported: client_errors.Unsupported,

@@ -174,7 +174,8 @@ def test_gateway_finds_every_replica_of_the_tiers() -> None:
     for tier, target in (("vision", config.vision), ("llm", config.llm)):
         service = find("Service", tier)["spec"]
         assert service["clusterIP"] == "None"
-        assert target == f"dns:///{tier}:{service['ports'][0]['port']}"
+        assert [str(each.host) for each in target] == [tier]
+        assert [each.port for each in target] == [service["ports"][0]["port"]]
 
 
 def test_queue_metric_of_the_autoscaler_is_exported() -> None:
