@@ -122,7 +122,7 @@ class ConversationReader:
                 f"{field}.visual_id", f"must have 1 to {MAX_VISUAL_ID_CHARS} characters, got {len(visual_id)}"
             )
         if layout.dtype not in DTYPES:
-            raise InvalidField(f"{field}.dtype", "must be float32 or bfloat16")
+            raise InvalidField(f"{field}.dtype", "must be float32, bfloat16 or int8")
         if self._layouts.setdefault(visual_id, layout) != layout:
             raise InvalidField(f"{field}.visual_id", "an earlier part gives it another layout")
 

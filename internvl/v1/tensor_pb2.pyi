@@ -31,6 +31,8 @@ class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """IEEE 754 binary32, 4 bytes an element."""
     DATA_TYPE_BFLOAT16: _DataType.ValueType  # 2
     """Upper half of a binary32, 2 bytes an element."""
+    DATA_TYPE_INT8: _DataType.ValueType  # 3
+    """Signed 8-bit integers, 1 byte an element, each to be multiplied with the scale of its row."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element type of a tensor. Always little-endian."""
@@ -41,6 +43,8 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 binary32, 4 bytes an element."""
 DATA_TYPE_BFLOAT16: DataType.ValueType  # 2
 """Upper half of a binary32, 2 bytes an element."""
+DATA_TYPE_INT8: DataType.ValueType  # 3
+"""Signed 8-bit integers, 1 byte an element, each to be multiplied with the scale of its row."""
 Global___DataType: typing_extensions.TypeAlias = DataType
 
 @typing.final
@@ -52,6 +56,7 @@ class Tensor(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     SHAPE_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
+    SCALES_FIELD_NUMBER: builtins.int
     dtype: Global___DataType.ValueType
     """Element type. Required."""
     data: builtins.bytes
@@ -60,13 +65,20 @@ class Tensor(google.protobuf.message.Message):
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Length of each axis, outermost first. Required; every length is at least 1."""
 
+    @property
+    def scales(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Scales of the rows along the last axis, in the order of the rows: finite, 0 or above. One for each row if `dtype`
+        is int8, else none.
+        """
+
     def __init__(
         self,
         *,
         dtype: Global___DataType.ValueType = ...,
         shape: collections.abc.Iterable[builtins.int] | None = ...,
         data: builtins.bytes = ...,
+        scales: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "shape", b"shape"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "scales", b"scales", "shape", b"shape"]) -> None: ...
 
 Global___Tensor: typing_extensions.TypeAlias = Tensor

@@ -109,7 +109,7 @@ BAD_OPENINGS: dict[str, tuple[llm_service_pb2.GenerateOpen, str, str]] = {
     "element type": (
         opening(user(visual(dtype=0))),
         "open.messages[0].parts[0].visual.dtype",
-        "float32 or bfloat16",
+        "float32, bfloat16 or int8",
     ),
     "one id, two layouts": (
         opening(user(visual("a", 2), visual("a", 3))),

@@ -13,7 +13,7 @@ from internvl.errors import (
     InvalidField,
 )
 from internvl.rpc import error_from_rpc
-from internvl.tensors import BFLOAT16
+from internvl.tensors import BFLOAT16, INT8, convert, from_proto, to_proto
 from internvl.v1 import content_pb2, tensor_pb2
 from tests.contract.llm_client import (
     IDLE,
@@ -106,6 +106,26 @@ BAD_TILES: dict[str, tuple[list[content_pb2.Tile], str, str]] = {
     "infinity": ([tile("a", 0, np.full(SHAPE, -np.inf, BFLOAT16))], "tile.embeddings.data", "not finite"),
     "nothing": ([content_pb2.Tile(visual_id="a")], "tile.embeddings.dtype", "BFLOAT16"),
 }
+
+
+@bounded
+async def test_int8_tiles_are_the_numbers_they_stand_for(folder: Path) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.standard_normal(SHAPE).astype(np.float32)
+    quantised = convert(values, INT8)
+    exact = from_proto(to_proto(quantised), "tile")
+    eight = visual("eight", 1, dtype=tensor_pb2.DATA_TYPE_INT8)
+    same = visual("same", 1, dtype=tensor_pb2.DATA_TYPE_FLOAT32)
+    async with llm_service(folder) as service:
+        small = await service.answer(opening(user(eight, "Hello")), [tile("eight", 0, quantised)])
+        large = await service.answer(opening(user(same, "Hello")), [tile("same", 0, exact)])
+        broken = tile("eight2", 0, quantised)
+        broken.embeddings.scales[1] = 3e38
+        eight.visual.visual_id = "eight2"
+        error = await service.error(opening(user(eight, "Hello")), [broken])
+    assert small.token_ids == large.token_ids
+    assert isinstance(error, InvalidField)
+    assert error.field == "tile.embeddings.data"
 
 
 @bounded
