@@ -16,13 +16,18 @@ from vision_service.encoder import EncoderConfig
 from vision_service.limits import MediaLimits, RequestLimits
 
 MIB = 2**20
+DEFAULT_CACHE_BYTES = 512 * MIB
 
 _EPILOG = "Every flag can also be set as INTERNVL_VISION_<FLAG>, for example INTERNVL_VISION_MAX_PIXELS."
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole service."""
+    """The whole service.
+
+    Attributes:
+        embedding_cache_bytes: embeddings to keep for the next who asks; 0 keeps none.
+    """
 
     model: ModelChoice
     server: ServerConfig
@@ -30,6 +35,7 @@ class Config:
     requests: RequestLimits = field(default_factory=RequestLimits)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    embedding_cache_bytes: int = DEFAULT_CACHE_BYTES
 
 
 def parse_config(argv: Sequence[str] | None = None) -> Config:
@@ -39,7 +45,7 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
         ConfigError: a number below 1, or no model to serve.
     """
     args = _parser().parse_args(argv)
-    require_positive(args)
+    require_positive(args, may_be_zero=("embedding_cache_mib",))
     return Config(
         model=ModelChoice.from_args(args),
         server=ServerConfig.from_args(args),
@@ -56,9 +62,11 @@ def parse_config(argv: Sequence[str] | None = None) -> Config:
             max_frames=args.max_frames,
             max_open_requests=args.max_open_requests,
             upload_timeout_s=args.upload_timeout_seconds,
+            reader_timeout_s=args.reader_timeout_seconds,
         ),
         decode=DecodeConfig(args.decoders, args.decode_timeout_seconds, args.decode_memory_mib * MIB),
-        encoder=EncoderConfig(args.batch_tiles, args.max_queued_tiles),
+        encoder=EncoderConfig(args.batch_tiles, args.max_queued_tiles, args.tiles_ahead),
+        embedding_cache_bytes=args.embedding_cache_mib * MIB,
     )
 
 
@@ -94,6 +102,7 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-video-frames", media.max_video_frames, "N", "frames of a film, sampled or not")
     add("--max-video-seconds", media.max_video_seconds, "S", "length of a film")
     add("--upload-timeout-seconds", requests.upload_timeout_s, "S", "time for a whole file to arrive")
+    add("--reader-timeout-seconds", requests.reader_timeout_s, "S", "time to take one message of an answer")
     add("--max-open-requests", requests.max_open_requests, "N", "Encode and Inspect calls at once")
 
 
@@ -126,6 +135,20 @@ def _add_compute_flags(parser: argparse.ArgumentParser) -> None:
         default=encoder.max_queued_tiles,
         metavar="N",
         help="most decoded tiles waiting for the encoder",
+    )
+    group.add_argument(
+        "--tiles-ahead",
+        type=int,
+        default=encoder.tiles_ahead,
+        metavar="N",
+        help="most tiles of one request encoded before its client reads them",
+    )
+    group.add_argument(
+        "--embedding-cache-mib",
+        type=int,
+        default=DEFAULT_CACHE_BYTES // MIB,
+        metavar="MIB",
+        help="embeddings kept in memory for whoever asks again; 0 keeps none",
     )
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from internvl.errors import InternalError, ServingError, Unavailable
+from internvl.errors import InternalError, Unavailable
 from internvl.telemetry import get_logger
+from internvl.tensors import convert
 from vision_service import metrics
-from vision_service.batcher import QueuedTile, TileJob, TileQueue
+from vision_service.batcher import TileQueue
+from vision_service.embedding_cache import CachedTile, EmbeddingCache, Embeddings
 from vision_service.preprocessing import normalise
+from vision_service.tile_stream import EncodedTiles, NamedTiles
 
 _log = get_logger("encoder")
 
@@ -33,50 +36,34 @@ class EncoderConfig:
     """Settings of the compute thread.
 
     Attributes:
-        batch_tiles: most tiles of one batch. More of them fill an accelerator better; fewer let the first
-            tile of a picture leave sooner.
+        batch_tiles: most tiles of one batch. More of them fill an accelerator better; fewer let a new request
+            begin sooner.
         max_queued_tiles: most decoded tiles waiting in memory.
+        tiles_ahead: most tiles of one request that are encoded before its client reads them.
     """
 
     batch_tiles: int = 4
     max_queued_tiles: int = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedTile:
-    """Embeddings of one tile: [tokens_per_tile, hidden_size] float32."""
-
-    index: int
-    embeddings: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Request:
-    """One caller of `encode`: its tiles, and the mailbox its results go to."""
-
-    tiles: NDArray[np.uint8]
-    loop: asyncio.AbstractEventLoop
-    results: asyncio.Queue[EncodedTile | ServingError] = field(default_factory=asyncio.Queue)
-
-    def post(self, result: EncodedTile | ServingError) -> None:
-        """Deliver from any thread."""
-        self.loop.call_soon_threadsafe(self.results.put_nowait, result)
+    tiles_ahead: int = 16
 
 
 class Encoder:
     """Encodes tiles on one dedicated thread, batched over requests without a timer."""
 
-    def __init__(self, load: Callable[[], TileModel], config: EncoderConfig) -> None:
+    def __init__(self, load: Callable[[], TileModel], config: EncoderConfig, cache: EmbeddingCache) -> None:
         """
         Args:
             load: builds the model; called on the compute thread, because Paddle's device is the thread's.
             config: batch size and bounds.
+            cache: where embeddings go, and where tiles are found that need no encoding.
         """
         self._load = load
         self._config = config
-        self._queue: TileQueue[_Request] = TileQueue(config.max_queued_tiles)
+        self._cache = cache
+        self._queue: TileQueue[CachedTile] = TileQueue(config.max_queued_tiles)
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
-        self._loaded: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._loaded: asyncio.Future[None]
 
     async def start(self) -> None:
         """Load the model and begin to compute.
@@ -84,42 +71,27 @@ class Encoder:
         Raises:
             Whatever loading raises, for example CheckpointError or ConfigError.
         """
-        self._loaded = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._loaded = self._loop.create_future()
         metrics.QUEUED_TILES.set_function(lambda: self._queue.depth)
+        metrics.CACHE_BYTES.set_function(lambda: self._cache.size)
         self._thread.start()
         await self._loaded
 
     async def stop(self) -> None:
         """Finish the running batch and end the thread; whoever still waits gets Unavailable."""
-        for request in self._queue.close():
-            request.post(Unavailable("the vision service is stopping"))
+        for tile in self._queue.close():
+            self._cache.fail(tile, Unavailable("the vision service is stopping"))
         await asyncio.to_thread(self._thread.join)
 
-    async def encode(
-        self, tiles: NDArray[np.uint8], first_tile: int = 0
-    ) -> AsyncGenerator[EncodedTile, None]:
-        """Encode tiles in order; each is yielded as soon as its batch is done. Closing the iterator cancels.
-
-        Args:
-            tiles: [n, S, S, 3], as `cut_tiles` makes them.
-            first_tile: number of the first one wanted.
+    def encode(self, tiles: NamedTiles, first_tile: int = 0) -> EncodedTiles:
+        """Begin to encode tiles from `first_tile` on, as far as they are read.
 
         Raises:
             Overloaded: the queue is full.
-            InternalError: the model failed on this batch.
             Unavailable: the service is stopping.
         """
-        request = _Request(tiles, asyncio.get_running_loop())
-        job = TileJob(request, first_tile, len(tiles))
-        self._queue.put(job)
-        try:
-            for _ in range(first_tile, len(tiles)):
-                result = await request.results.get()
-                if isinstance(result, ServingError):
-                    raise result
-                yield result
-        finally:
-            self._queue.cancel(job)
+        return EncodedTiles(tiles, first_tile, self._config.tiles_ahead, self._queue, self._cache)
 
     def _run(self) -> None:
         model = self._load_model()
@@ -129,30 +101,34 @@ class Encoder:
             self._encode_batch(model, batch)
 
     def _load_model(self) -> TileModel | None:
-        loaded = self._loaded
-        if loaded is None:
-            return None
-        loop = loaded.get_loop()
         try:
             model = self._load()
         except Exception as error:
-            loop.call_soon_threadsafe(loaded.set_exception, error)
+            self._loop.call_soon_threadsafe(self._loaded.set_exception, error)
             return None
-        loop.call_soon_threadsafe(loaded.set_result, None)
+        self._loop.call_soon_threadsafe(self._loaded.set_result, None)
         return model
 
-    def _encode_batch(self, model: TileModel, batch: list[QueuedTile[_Request]]) -> None:
+    def _encode_batch(self, model: TileModel, batch: Sequence[CachedTile]) -> None:
         started = time.monotonic()
         try:
-            pixels = normalise(np.stack([tile.ticket.tiles[tile.index] for tile in batch]))
-            embeddings = model.encode(pixels)
+            pixels = normalise(np.stack([tile.pixels for tile in batch if tile.pixels is not None]))
+            encoded = model.encode(pixels)
+            # Each a copy of its own, so that a kept tile does not keep its batch.
+            embeddings = [convert(array, tile.dtype) for tile, array in zip(batch, encoded, strict=True)]
         except Exception:
             _log.error("batch failed", tiles=len(batch), exc_info=True)
-            for request in {id(tile.ticket): tile.ticket for tile in batch}.values():
-                request.post(InternalError("the encoder failed; its log has the details"))
+            self._loop.call_soon_threadsafe(self._fail, batch)
             return
-        for tile, embedding in zip(batch, embeddings, strict=True):
-            tile.ticket.post(EncodedTile(tile.index, embedding))
         metrics.BATCH_TILES.observe(len(batch))
         metrics.ENCODED_TILES.inc(len(batch))
         metrics.ENCODER_BUSY_SECONDS.inc(time.monotonic() - started)
+        self._loop.call_soon_threadsafe(self._deliver, batch, embeddings)
+
+    def _deliver(self, batch: Sequence[CachedTile], embeddings: Sequence[Embeddings]) -> None:
+        for tile, array in zip(batch, embeddings, strict=True):
+            self._cache.finish(tile, array)
+
+    def _fail(self, batch: Sequence[CachedTile]) -> None:
+        for tile in batch:
+            self._cache.fail(tile, InternalError("the encoder failed; its log has the details"))

@@ -35,6 +35,7 @@ class RequestLimits:
         max_plan_items: most items of one `Plan`.
         max_open_requests: `Encode` and `Inspect` calls at once; one more is told to come back.
         upload_timeout_s: time for a whole file to arrive.
+        reader_timeout_s: time for a client to take one message of an answer.
     """
 
     max_media_bytes: int = 64 * 2**20
@@ -43,3 +44,4 @@ class RequestLimits:
     max_plan_items: int = 1000
     max_open_requests: int = 32
     upload_timeout_s: float = 60.0
+    reader_timeout_s: float = 30.0

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 OPEN_REQUESTS = Gauge("internvl_vision_open_requests", "Encode and Inspect calls in progress.")
-QUEUED_TILES = Gauge("internvl_vision_queued_tiles", "Decoded tiles that wait for the encoder.")
+QUEUED_TILES = Gauge("internvl_vision_queued_tiles", "Tiles of open requests that the encoder has not taken.")
 ENCODED_TILES = Counter("internvl_vision_encoded_tiles", "Tiles encoded.")
 ENCODER_BUSY_SECONDS = Counter("internvl_vision_encoder_busy_seconds", "Seconds the encoder computed.")
 BATCH_TILES = Histogram(
@@ -20,3 +20,11 @@ DECODER_RESTARTS = Counter(
     "internvl_vision_decoder_restarts", "Decoder processes replaced, by cause.", ["cause"]
 )
 SENT_BYTES = Counter("internvl_vision_sent_bytes", "Bytes of embeddings sent.")
+CACHE_LOOKUPS = Counter(
+    "internvl_vision_cache_lookups",
+    "Look-ups in the embedding cache: of whole items by visual_id, else of each tile by its pixels.",
+    ["by", "result"],
+)
+CACHE_BYTES = Gauge("internvl_vision_cache_bytes", "Bytes of embeddings in memory, in use or kept.")
+CACHE_EVICTED_TILES = Counter("internvl_vision_cache_evicted_tiles", "Kept tiles that made room for others.")
+SLOW_READERS = Counter("internvl_vision_slow_readers", "Calls cut because the client did not read.")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
 
 from internvl.errors import InvalidField, Overloaded
 from internvl.tensors import BFLOAT16, DTYPES, to_proto
@@ -19,14 +17,14 @@ from internvl.v1 import content_pb2, vision_service_pb2, vision_service_pb2_grpc
 from vision_service import metrics
 from vision_service.config import Config
 from vision_service.decoding import MediaDecoder
-from vision_service.encoder import Encoder
+from vision_service.items import Items, OpenItem
 from vision_service.loading import LoadedModel
-from vision_service.media import DecodedMedia, MediaKind
+from vision_service.media import MediaKind
 from vision_service.options import ImageOptions, MediaOptions, VideoOptions, count_tiles
-from vision_service.requests import RequestReader
+from vision_service.reader import Reader
+from vision_service.requests import EncodeParameters, RequestReader
 from vision_service.tiling import TileGrid
 from vision_service.upload import arriving_in_time, receive_upload
-from vision_service.visual_id import visual_id
 
 SERVICE_NAME = vision_service_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
 
@@ -37,23 +35,12 @@ _RETRY_AFTER_S = 1.0
 _QUICK_PLAN_ITEMS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A decoded file on its way through the encoder."""
-
-    tiles: NDArray[np.uint8]
-    layout: content_pb2.VisualLayout
-    first_tile: int
-    dtype: np.dtype[Any]
-    decode_s: float
-
-
 class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     """The four calls of `internvl.v1.VisionService`."""
 
-    def __init__(self, model: LoadedModel, encoder: Encoder, decoder: MediaDecoder, config: Config) -> None:
+    def __init__(self, model: LoadedModel, items: Items, decoder: MediaDecoder, config: Config) -> None:
         self._model = model
-        self._encoder = encoder
+        self._items = items
         self._decoder = decoder
         self._config = config
         self._reader = RequestReader(model.tiling, config.requests, config.media)
@@ -62,20 +49,31 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Encode(
         self, request_iterator: AsyncIterator[vision_service_pb2.EncodeRequest], context: Context
     ) -> AsyncIterator[vision_service_pb2.EncodeResponse]:
-        async with self._admitted():
-            work = await self._decode(request_iterator)
-            yield vision_service_pb2.EncodeResponse(layout=work.layout)
+        with ExitStack() as held:
+            held.enter_context(self._admitted())
+            parameters, item = await self._open(request_iterator, held)
+            reader = Reader(self._config.requests.reader_timeout_s, on_stall=held.close)
+            layout = self._layout(parameters.options, item.grids, parameters.dtype)
+            layout.visual_id = item.visual_id
+            with reader.taking():
+                yield vision_service_pb2.EncodeResponse(layout=layout)
             started = time.monotonic()
-            async with aclosing(self._tiles(work)) as tiles:
-                async for tile in tiles:
-                    yield tile
-            yield vision_service_pb2.EncodeResponse(
-                summary=vision_service_pb2.EncodeSummary(
-                    tiles=work.layout.tiles - work.first_tile,
-                    decode_ms=work.decode_s * 1e3,
-                    encode_ms=(time.monotonic() - started) * 1e3,
+            number = parameters.first_tile
+            async for embeddings in item.tiles:
+                tile = content_pb2.Tile(
+                    visual_id=item.visual_id, index=number, embeddings=to_proto(embeddings)
                 )
+                metrics.SENT_BYTES.inc(len(tile.embeddings.data))
+                with reader.taking():
+                    yield vision_service_pb2.EncodeResponse(tile=tile)
+                number += 1
+            summary = vision_service_pb2.EncodeSummary(
+                tiles=layout.tiles - parameters.first_tile,
+                decode_ms=item.decode_s * 1e3,
+                encode_ms=(time.monotonic() - started) * 1e3,
             )
+            with reader.taking():
+                yield vision_service_pb2.EncodeResponse(summary=summary)
 
     async def Plan(
         self, request: vision_service_pb2.PlanRequest, context: Context
@@ -88,7 +86,7 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
     async def Inspect(
         self, request_iterator: AsyncIterator[vision_service_pb2.InspectRequest], context: Context
     ) -> vision_service_pb2.InspectResponse:
-        async with self._admitted():
+        with self._admitted():
             chunks = (message.chunk async for message in request_iterator)
             async with arriving_in_time(self._config.requests):
                 upload = await receive_upload(chunks, self._config.requests)
@@ -120,31 +118,13 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             max_media_bytes=limits.max_media_bytes,
         )
 
-    async def _decode(self, messages: AsyncIterator[vision_service_pb2.EncodeRequest]) -> _Work:
+    async def _open(
+        self, messages: AsyncIterator[vision_service_pb2.EncodeRequest], held: ExitStack
+    ) -> tuple[EncodeParameters, OpenItem]:
         async with arriving_in_time(self._config.requests):
             parameters = self._reader.read_open(await _first_message(messages))
             upload = await receive_upload(_chunks(messages), self._config.requests)
-        started = time.monotonic()
-        media = await self._decoder.decode(upload.data, parameters.options)
-        _check_first_tile(parameters.first_tile, media)
-        layout = self._layout(parameters.options, media.grids, parameters.dtype)
-        layout.visual_id = visual_id(
-            upload.content_hash, parameters.options, self._model.identity, parameters.dtype.name
-        )
-        return _Work(
-            media.tiles, layout, parameters.first_tile, parameters.dtype, decode_s=time.monotonic() - started
-        )
-
-    async def _tiles(self, work: _Work) -> AsyncGenerator[vision_service_pb2.EncodeResponse, None]:
-        async with aclosing(self._encoder.encode(work.tiles, work.first_tile)) as encoded:
-            async for tile in encoded:
-                embeddings = to_proto(tile.embeddings.astype(work.dtype))
-                metrics.SENT_BYTES.inc(len(embeddings.data))
-                yield vision_service_pb2.EncodeResponse(
-                    tile=content_pb2.Tile(
-                        visual_id=work.layout.visual_id, index=tile.index, embeddings=embeddings
-                    )
-                )
+        return parameters, await self._items.open(upload, parameters, held)
 
     def _plan(self, request: vision_service_pb2.PlanRequest) -> vision_service_pb2.PlanResponse:
         plan = self._reader.read_plan(request)
@@ -176,8 +156,8 @@ class VisionService(vision_service_pb2_grpc.VisionServiceServicer):
             layout.image_options.CopyFrom(_image_options(options))
         return layout
 
-    @asynccontextmanager
-    async def _admitted(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
         """Hold one of the places for requests that keep a file in memory."""
         limit = self._config.requests.max_open_requests
         if self._open_requests >= limit:
@@ -225,9 +205,3 @@ async def _chunks(messages: AsyncIterator[vision_service_pb2.EncodeRequest]) -> 
         if not message.HasField("chunk"):
             raise InvalidField("chunk", "must be set in every message after the first")
         yield message.chunk
-
-
-def _check_first_tile(first_tile: int, media: DecodedMedia) -> None:
-    last = len(media.tiles) - 1
-    if first_tile > last:
-        raise InvalidField("open.first_tile", f"must be 0 to {last}, the last tile, got {first_tile}")

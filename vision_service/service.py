@@ -10,7 +10,9 @@ from internvl.telemetry import get_logger
 from internvl.v1 import vision_service_pb2_grpc
 from vision_service.config import Config
 from vision_service.decoding import MediaDecoder
+from vision_service.embedding_cache import EmbeddingCache
 from vision_service.encoder import Encoder
+from vision_service.items import Items
 from vision_service.loading import LoadedModel, open_model
 from vision_service.server import SERVICE_NAME, VisionService
 
@@ -37,13 +39,16 @@ async def serve(config: Config) -> None:
 @asynccontextmanager
 async def working_service(model: LoadedModel, config: Config) -> AsyncIterator[VisionService]:
     """The service with its compute thread and decoders running; they end with the block."""
-    encoder = Encoder(lambda: model.load_encoder(config.model.device, config.model.threads), config.encoder)
+    cache = EmbeddingCache(config.embedding_cache_bytes)
+    encoder = Encoder(
+        lambda: model.load_encoder(config.model.device, config.model.threads), config.encoder, cache
+    )
     decoder = MediaDecoder(config.decode, config.media)
     await decoder.start()
     try:
         await encoder.start()
         try:
-            yield VisionService(model, encoder, decoder, config)
+            yield VisionService(model, Items(model.identity, encoder, decoder, cache), decoder, config)
         finally:
             await encoder.stop()
     finally:

@@ -6,6 +6,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vision_service.options import MediaOptions
 from vision_service.preprocessing import PREPROCESSING_VERSION
 
@@ -40,3 +43,24 @@ def visual_id(content_hash: str, options: MediaOptions, encoder: EncoderIdentity
         "dtype": dtype,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tile_names(tiles: NDArray[np.uint8], encoder: EncoderIdentity, dtype: str) -> tuple[bytes, ...]:
+    """Names of the embeddings of single tiles, whatever item they are of: equal pixels, equal names.
+
+    Args:
+        tiles: [tiles, S, S, 3], as they are shown to the encoder. No option matters beside them.
+        encoder: what encodes them.
+        dtype: element type of the embeddings.
+
+    Returns:
+        Of each tile 32 bytes.
+    """
+    parts = {"encoder": asdict(encoder), "dtype": dtype, "shape": tiles.shape[1:]}
+    common = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    names = []
+    for tile in tiles:
+        name = common.copy()
+        name.update(np.ascontiguousarray(tile).data)
+        names.append(name.digest())
+    return tuple(names)

@@ -54,7 +54,7 @@ BAD_OPTIONS = [
     (video(end_s=0), "open.video.end_s: must be above start_s (0), got 0"),
     (
         Open(image=content_pb2.ImageOptions(), dtype=tensor_pb2.DATA_TYPE_UNSPECIFIED),
-        "open.dtype: must be one of DATA_TYPE_FLOAT32, DATA_TYPE_BFLOAT16",
+        "open.dtype: must be one of DATA_TYPE_FLOAT32, DATA_TYPE_BFLOAT16, DATA_TYPE_INT8",
     ),
     (
         Open(image=content_pb2.ImageOptions(), size_bytes=MAX_BYTES + 1),

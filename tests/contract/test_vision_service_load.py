@@ -131,7 +131,7 @@ def test_cancelling_frees_everything_within_a_batch(vision_checkpoint: Path) -> 
             assert metric("internvl_vision_queued_tiles") == 0
             model.hold.gate.set()
             assert len((await finish(start(stub, PHOTO))).tiles) == 7
-            assert model.hold.batches == [4, 4, 3]
+            assert model.hold.batches == [1, 1, 4, 2]
 
     asyncio.run(scenario())
 

@@ -38,8 +38,12 @@ Open = vision_service_pb2.EncodeOpen
 Stub = Any
 
 
-def write_small_checkpoint(folder: Path) -> Path:
-    """The shape of the 4B model with a tower of two small layers and tiles of 56 pixels."""
+def write_small_checkpoint(folder: Path, *, seed: int = 3, width: int = 1) -> Path:
+    """The shape of the 4B model with a tower of two small layers and tiles of 56 pixels.
+
+    Args:
+        width: multiplies the channels of a visual token.
+    """
     raw = series_config("InternVL2-4B")
     raw["force_image_size"] = TILE_SIDE
     raw["vision_config"] |= {
@@ -50,15 +54,15 @@ def write_small_checkpoint(folder: Path) -> Path:
         "image_size": TILE_SIDE,
     }
     raw["llm_config"] |= {
-        "hidden_size": HIDDEN_SIZE,
+        "hidden_size": HIDDEN_SIZE * width,
         "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
+        "num_attention_heads": 4 * width,
+        "num_key_value_heads": 4 * width,
         "intermediate_size": 64,
         "vocab_size": 100,
     }
     raw["llm_config"]["rope_scaling"] |= {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
-    write_random_checkpoint(folder, raw, seed=3)
+    write_random_checkpoint(folder, raw, seed=seed)
     return folder
 
 
