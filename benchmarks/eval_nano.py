@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.report import Row, add_report_flags, report
 from deploy.launcher import LaunchConfig, launch
+from internvl.model_choice import add_weight_flags, weights_of
 from internvl_client import Client, Conversation, Image, Video
 from internvl_client.options import SayOptions
 from models.recipe.heldout import SKILLS, Case, Media, heldout_cases
@@ -29,7 +30,7 @@ TARGET_OVERALL, TARGET_SKILL = 0.93, 0.85
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     args = _parse(argv)
-    with _server(args.address) as address, Client(address) as client:
+    with _server(args) as address, Client(address) as client:
         outcomes = list(_answers(client, heldout_cases(args.per_skill, tuple(args.skills)), args))
     for case, answer in islice((o for o in outcomes if not _right(*o)), args.show_wrong):
         print(f"{case.skill} #{case.number}: {case.turns[-1][0]!r} -> {answer!r}, expected {case.expected!r}")
@@ -45,16 +46,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--skills", nargs="+", choices=tuple(SKILLS), default=tuple(SKILLS), metavar="SKILL")
     parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="conversations at a time (8)")
     parser.add_argument("--show-wrong", type=int, default=20, metavar="N", help="wrong answers to print (20)")
+    add_weight_flags(parser)
     add_report_flags(parser)
     return parser.parse_args(argv)
 
 
 @contextmanager
-def _server(address: str | None) -> Iterator[str]:
-    if address:
-        yield address
+def _server(args: argparse.Namespace) -> Iterator[str]:
+    if args.address:
+        yield args.address
         return
-    with launch(LaunchConfig(ports=None)) as stack:
+    with launch(LaunchConfig(ports=None, weights=weights_of(args))) as stack:
         yield stack.gateway_address
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from internvl.errors import ConfigError
+
+DTYPES = ("fp32", "bf16")
+QUANTIZATIONS = ("int8", "w8", "w4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +23,24 @@ class ModelChoice:
         folder: a checkpoint in a released layout.
         device: `cpu` or `gpu:N`.
         threads: of the compute pool on CPU; None leaves it to the model and the machine.
+        weights: how matrices are kept, `fp32`, `bf16`, `int8`, `w8` or `w4`; None leaves it to the device.
     """
 
     folder: Path
     device: str = "cpu"
     threads: int | None = None
+    weights: str | None = None
 
     @property
     def name(self) -> str:
         """Name of the model, for people."""
         return self.folder.resolve().name
+
+    def as_kept(self, fingerprint: str) -> str:
+        """Name weights by their fingerprint and by what is kept of them; fp32 keeps everything."""
+        if self.weights in (None, "fp32"):
+            return fingerprint
+        return hashlib.sha256(f"{fingerprint} {self.weights}".encode()).hexdigest()
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Self:
@@ -37,7 +49,7 @@ class ModelChoice:
         Raises:
             ConfigError: no model was named and none is embedded.
         """
-        return cls(args.model or _embedded_model(), args.device, args.threads)
+        return cls(args.model or _embedded_model(), args.device, args.threads, weights_of(args))
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +68,39 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="compute threads on CPU; unset: OMP_NUM_THREADS, else what suits the model",
     )
+    add_weight_flags(group)
+
+
+def add_weight_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare the flags that `weights_of` reads."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="how weights are kept; unset: fp32 on cpu, bf16 on a GPU"
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=QUANTIZATIONS,
+        help="keep the matrices as codes of 8 bits (int8: fastest, w8: closest) or 4 (w4); only on cpu",
+    )
+
+
+def weights_of(args: argparse.Namespace) -> str | None:
+    """How weights are to be kept.
+
+    Raises:
+        ConfigError: both flags are given.
+    """
+    dtype: str | None = args.dtype
+    quantization: str | None = args.quantize
+    if dtype is not None and quantization is not None:
+        raise ConfigError(f"--quantize: goes without --dtype, got {quantization} and {dtype}")
+    return quantization or dtype
+
+
+def weight_flags(weights: str | None) -> tuple[str, ...]:
+    """The flags of `add_weight_flags` that choose this."""
+    if weights is None:
+        return ()
+    return ("--dtype" if weights in DTYPES else "--quantize", weights)
 
 
 def _embedded_model() -> Path:

@@ -53,7 +53,14 @@ class Ops(Protocol):
     def device(self) -> Device: ...
 
     def pack(self, weight: np.ndarray) -> Matrix:
-        """Take over a weight matrix [out, in] of any float type; the array may be freed afterwards."""
+        """Take over a weight matrix [out, in] of any float type for `linear`, in the device's weight format.
+
+        The array may be freed afterwards.
+        """
+        ...
+
+    def pack_table(self, weight: np.ndarray, linear: bool) -> Matrix:
+        """The same for `embedding`, and for `linear` too if asked for."""
         ...
 
     def tensor(self, array: np.ndarray) -> Tensor:

@@ -17,6 +17,7 @@ from kernels.ops import Linear, Matrix, Norm, Tensor
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.paged_attention import PagedAttention, Plan
 from kernels.runtime import Device, cpu_flags
+from kernels.weight_format import WeightFormat, stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,12 @@ class PaddleOps:
     def device(self) -> Device:
         return self._device
 
-    def pack(self, weight: np.ndarray) -> DenseMatrix:
+    def pack(self, weight: np.ndarray) -> Matrix:
+        if self._device.kind == "cpu" and self._device.weights is not WeightFormat.FLOAT32:
+            weight = stored(weight, self._device.weights)
+        return DenseMatrix(self.tensor(weight))
+
+    def pack_table(self, weight: np.ndarray, linear: bool) -> Matrix:
         return DenseMatrix(self.tensor(weight))
 
     def tensor(self, array: np.ndarray) -> Tensor:

@@ -13,12 +13,13 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig
+from kernels.weight_format import WeightFormat
 
 DType = Literal["float32", "bfloat16"]
 
@@ -47,12 +48,15 @@ class Device:
     Attributes:
         kind: "cpu" or "gpu".
         index: number of the GPU; 0 on CPU.
-        dtype: type of weights and activations. Norm statistics and softmax are float32 in any case.
+        dtype: type of activations, and of all weights but matrices. Norm statistics and softmax are float32
+            in any case.
+        weights: how matrices are kept; on GPU as `dtype`.
     """
 
     kind: Literal["cpu", "gpu"]
     index: int
     dtype: DType
+    weights: WeightFormat = WeightFormat.FLOAT32
 
     @property
     def place(self) -> str:
@@ -61,6 +65,8 @@ class Device:
 
 
 CPU = Device("cpu", 0, "float32")
+
+_ON_GPU: dict[WeightFormat, DType] = {WeightFormat.FLOAT32: "float32", WeightFormat.BFLOAT16: "bfloat16"}
 
 
 def prepare(threads: int | None = None, config: InternVLConfig | None = None) -> None:
@@ -102,26 +108,28 @@ def quiet_import() -> Iterator[None]:
         yield
 
 
-def open_device(name: str, dtype: DType | None = None) -> Device:
+def open_device(name: str, weights: WeightFormat | None = None) -> Device:
     """Check that this machine has the device and make it Paddle's current one on the calling thread.
 
     Call it on the thread that will compute: eager mode and the current device are kept per thread.
 
     Args:
         name: "cpu", "gpu" or "gpu:N".
-        dtype: "float32" on CPU (Paddle has no bfloat16 product there); on GPU "bfloat16" by default.
+        weights: how to keep matrices; by default float32 on CPU and bfloat16 on GPU. Activations are float32
+            on CPU, and of the same type as the weights on GPU.
 
     Raises:
-        ConfigError: unknown name, no CUDA in the installed paddle, no such GPU, or a type the device lacks.
+        ConfigError: unknown name, no CUDA in the installed paddle, no such GPU, or a format the device lacks.
     """
     match = re.fullmatch(r"cpu|gpu(?::(\d+))?", name)
     if match is None:
         raise ConfigError(f"device: {name!r} is not one of cpu, gpu, gpu:N")
     if name == "cpu":
-        if dtype not in (None, "float32"):
-            raise ConfigError(f"dtype: {dtype} is not available on cpu; use float32")
-        return _activate(CPU)
-    device = Device("gpu", int(match[1] or 0), dtype or "bfloat16")
+        return _activate(replace(CPU, weights=weights or CPU.weights))
+    weights = weights or WeightFormat.BFLOAT16
+    if weights not in _ON_GPU:
+        raise ConfigError(f"--quantize {weights.value}: only on cpu")
+    device = Device("gpu", int(match[1] or 0), _ON_GPU[weights], weights)
     _check_gpu(device)
     return _activate(device)
 

@@ -51,7 +51,11 @@ def specs_of(config: InternVLConfig, *parts: Part) -> Specs:
 
 
 def load_weights(
-    stream: WeightStream, specs: Specs, ops: Ops, unused: frozenset[str] = frozenset()
+    stream: WeightStream,
+    specs: Specs,
+    ops: Ops,
+    unused: frozenset[str] = frozenset(),
+    tied_table: bool = False,
 ) -> Weights:
     """Pack a whole model.
 
@@ -59,6 +63,7 @@ def load_weights(
         stream: names as in `specs`; matrices [out, in].
         specs: every tensor of the model.
         unused: tensors that must be in the stream but that this model never reads.
+        tied_table: whether the token table is also applied as a matrix.
 
     Raises:
         CheckpointError: lists every missing, surplus, repeated and mis-shaped tensor.
@@ -76,7 +81,9 @@ def load_weights(
             problems.append(problem)
         if problems or name in unused:
             continue
-        if _is_matrix(specs[name]):
+        if _is_table(specs[name]):
+            matrices[name] = ops.pack_table(array, linear=tied_table)
+        elif _is_matrix(specs[name]):
             matrices[name] = ops.pack(array.reshape(array.shape[0], -1))
         else:
             tensors[name] = ops.tensor(array)
@@ -99,7 +106,10 @@ def _problem(name: str, array: np.ndarray, specs: Specs, seen: set[str]) -> str 
 
 
 def _is_matrix(spec: TensorSpec) -> bool:
-    """Applied as a matrix: Linear weights, the patch convolution (its stride is its kernel), token tables."""
-    if spec.kind is TensorKind.EMBEDDING:
-        return len(spec.shape) == 2
+    """Applied as a matrix: Linear weights and the patch convolution (its stride is its kernel)."""
     return spec.kind in (TensorKind.LINEAR, TensorKind.CONVOLUTION)
+
+
+def _is_table(spec: TensorSpec) -> bool:
+    """Read row by row: the token table."""
+    return spec.kind is TensorKind.EMBEDDING and len(spec.shape) == 2

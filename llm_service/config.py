@@ -14,6 +14,7 @@ from internvl.model_config import InternVLConfig
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags, require_positive
 from kernels.paged import KvDtype
 from kernels.runtime import Device
+from kernels.weight_format import WeightFormat
 from llm_service.engine.limits import EngineLimits, blocks_for
 from llm_service.kv_budget import KvBudget
 
@@ -56,8 +57,10 @@ class EngineConfig:
     stream_limit: int = 1024
 
     def kv_dtype_on(self, device: Device) -> KvDtype:
-        """How keys and values are kept there: as the device computes, unless told otherwise."""
-        return self.kv_dtype or KvDtype(device.dtype)
+        """How keys and values are kept there: bf16 beside small weights, else as it computes; or as told."""
+        if self.kv_dtype is not None:
+            return self.kv_dtype
+        return KvDtype(device.dtype) if device.weights is WeightFormat.FLOAT32 else KvDtype.BFLOAT16
 
     def limits(self, model: InternVLConfig, block_bytes: int, device_memory: int) -> EngineLimits:
         """Resolve against a loaded model and a device with so many bytes of memory.
@@ -188,7 +191,7 @@ def _add_cache_flags(parser: argparse.ArgumentParser) -> None:
         "--kv-dtype",
         choices=("auto", *KV_DTYPES),
         default="auto",
-        help="how keys and values are kept; auto: as the device computes",
+        help="how keys and values are kept; auto: bf16, or fp32 with weights in fp32",
     )
     group.add_argument(
         "--kv-block-size",

@@ -10,6 +10,7 @@ from internvl.model_choice import ModelChoice
 from internvl.model_config import InternVLConfig, read_model_config
 from kernels import runtime
 from kernels.runtime import Device
+from kernels.weight_format import WeightFormat
 from llm_service.text.stopping import default_stop_ids
 from llm_service.text.template import check_tokenizer
 from llm_service.text.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ class LoadedModel:
     Attributes:
         name: for people.
         stop_ids: token ids that end an answer.
-        fingerprint: hash of the decoder's weights.
+        fingerprint: hash of the decoder's weights as they are kept.
     """
 
     name: str
@@ -59,7 +60,7 @@ def open_device(model: ModelChoice, config: InternVLConfig) -> Device:
         ConfigError: no such device, or another number of threads was set before.
     """
     runtime.prepare(model.threads, config)
-    return runtime.open_device(model.device)
+    return runtime.open_device(model.device, WeightFormat(model.weights) if model.weights else None)
 
 
 def open_model(model: ModelChoice) -> LoadedModel:
@@ -78,6 +79,6 @@ def open_model(model: ModelChoice) -> LoadedModel:
         config=config,
         tokenizer=tokenizer,
         stop_ids=default_stop_ids(tokenizer, model.folder),
-        fingerprint=checkpoint.fingerprint(Part.DECODER.value),
+        fingerprint=model.as_kept(checkpoint.fingerprint(Part.DECODER.value)),
         _checkpoint=checkpoint,
     )

@@ -23,6 +23,7 @@ class LoadedModel:
     config: InternVLConfig
     identity: EncoderIdentity
     _checkpoint: Checkpoint
+    _weights: str | None = None
 
     @property
     def tiling(self) -> TilingOptions:
@@ -43,9 +44,10 @@ class LoadedModel:
             ConfigError: no such device, or a configuration the encoder cannot run.
         """
         from kernels import runtime
+        from kernels.weight_format import WeightFormat
 
         runtime.prepare(threads, self.config)
-        place = runtime.open_device(device)
+        place = runtime.open_device(device, WeightFormat(self._weights) if self._weights else None)
         from vision_service.model.encoder import VisionEncoder
 
         with progress_bar("vision weights") as progress:
@@ -61,12 +63,12 @@ def open_model(model: ModelChoice) -> LoadedModel:
     """
     config = read_model_config(model.folder)
     checkpoint = open_checkpoint(model.folder, config)
-    identity = EncoderIdentity(_fingerprint(checkpoint, config))
-    return LoadedModel(model.name, config, identity, checkpoint)
+    identity = EncoderIdentity(_fingerprint(checkpoint, config, model))
+    return LoadedModel(model.name, config, identity, checkpoint, model.weights)
 
 
-def _fingerprint(checkpoint: Checkpoint, config: InternVLConfig) -> str:
+def _fingerprint(checkpoint: Checkpoint, config: InternVLConfig, model: ModelChoice) -> str:
     """Hash of the weights and of the settings without which the same weights give other embeddings."""
     settings = (config.vision, config.select_layer, config.ps_version, config.downsample_ratio)
-    weights = checkpoint.fingerprint(_OURS)
+    weights = model.as_kept(checkpoint.fingerprint(_OURS))
     return hashlib.sha256(f"{weights} {settings}".encode()).hexdigest()

@@ -12,6 +12,7 @@ from types import FrameType
 from deploy.launcher.config import LaunchConfig, Ports
 from deploy.launcher.stack import LaunchError, Stack, launch
 from internvl.cli import Command
+from internvl.model_choice import add_weight_flags, weights_of
 from internvl.telemetry import LOG_LEVELS
 
 
@@ -24,6 +25,7 @@ def configure(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, metavar="DIR", help="checkpoint (default: the embedded nano model)")
     add("--device", default=defaults.device, metavar="cpu|gpu:N", help="where both models compute")
+    add_weight_flags(parser)
     add(
         "--ports",
         type=_ports,
@@ -49,6 +51,7 @@ def run(arguments: Namespace) -> int:
     config = LaunchConfig(
         model=arguments.model,
         device=arguments.device,
+        weights=weights_of(arguments),
         ports=arguments.ports,
         threads=arguments.threads,
         store=arguments.store,

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from internvl.model_choice import weight_flags
+
 GATEWAY, VISION, LLM = "gateway", "vision", "llm"
 
 
@@ -35,6 +37,7 @@ class LaunchConfig:
     Attributes:
         model: checkpoint of both model tiers; None for the embedded one.
         device: `cpu` or `gpu:N`, for both model tiers.
+        weights: how both keep their weights, see `ModelChoice`.
         ports: None picks free ones.
         threads: compute threads of each model tier on CPU; None gives each half of the cores. The tiers work
             at the same time (one tile is encoded while the one before it is read), so more would only get in
@@ -48,6 +51,7 @@ class LaunchConfig:
 
     model: Path | None = None
     device: str = "cpu"
+    weights: str | None = None
     ports: Ports | None = Ports()
     threads: int | None = None
     store: Path | None = None
@@ -96,4 +100,4 @@ def _service(name: str, address: str, config: LaunchConfig, module: str, *argume
 def _model_arguments(config: LaunchConfig) -> tuple[str, ...]:
     threads = config.threads or max(1, len(os.sched_getaffinity(0)) // 2)
     model = ("--model", str(config.model)) if config.model is not None else ()
-    return (*model, "--device", config.device, "--threads", str(threads))
+    return (*model, "--device", config.device, *weight_flags(config.weights), "--threads", str(threads))

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from internvl.errors import ConfigError
 from internvl.telemetry import get_logger
 from kernels.native.build import BuildError, build, library_path
@@ -18,6 +20,7 @@ with quiet_import():
 
 _VARIABLE = "INTERNVL_NATIVE"
 _MODES = ("auto", "build", "off")
+_PACK_ARGUMENTS = (ctypes.c_void_p, ctypes.c_bool, *4 * (ctypes.c_int64,), ctypes.c_void_p)
 
 
 class Library:
@@ -31,14 +34,22 @@ class Library:
         self._handle = ctypes.CDLL(str(path))
         self._handle.internvl_level.restype = ctypes.c_char_p
         self._handle.internvl_use_level.restype = ctypes.c_bool
+        self._handle.internvl_pack.argtypes = _PACK_ARGUMENTS
 
     def call(self, operator: str, *arguments: Any) -> paddle.Tensor:
         """The one output of an operator: tensors, then attributes, in the order the C++ file gives."""
         return self._run(operator, *arguments)[0]
 
+    def pack(self, weight: np.ndarray, from_bfloat16: bool, group: int, packing: int, to: np.ndarray) -> None:
+        """Write the panels of a contiguous matrix [out, in], float32 or bfloat16, to an array that fits."""
+        outputs, inputs = weight.shape
+        self._handle.internvl_pack(
+            weight.ctypes.data, from_bfloat16, outputs, inputs, group, packing, to.ctypes.data
+        )
+
     @property
     def level(self) -> str:
-        """The instruction set in use: "avx512", "avx2" or "baseline"."""
+        """The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline"."""
         name: bytes = self._handle.internvl_level()
         return name.decode()
 
@@ -52,7 +63,7 @@ def open_library() -> Library | None:
     """The operators, or None with a line in the log that says why there are none. Loaded once a process.
 
     INTERNVL_NATIVE says how: `auto` (the default) loads what `python -m kernels.native` or an earlier start
-    has built; `build` builds first where that is needed, which takes some 15 s; `off` or 0 loads nothing.
+    has built; `build` builds first where that is needed, which takes some 30 s; `off` or 0 loads nothing.
 
     Raises:
         ConfigError: INTERNVL_NATIVE is none of these.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from kernels.host import shared
 from kernels.native.library import Library
+from kernels.native.packed import PackedMatrix, RowTable, pack, table
 from kernels.native.pool import NativePool, serves
-from kernels.ops import Norm, Tensor
+from kernels.ops import Linear, Matrix, Norm, Tensor
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device
+from kernels.weight_format import WeightFormat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,15 +26,42 @@ class NativePlan:
 
 
 class NativeOps(PaddleOps):
-    """See `kernels.ops.Ops`. float32 on CPU. The native operators are batch-invariant in any case."""
+    """See `kernels.ops.Ops`. float32 on CPU. The native operators are batch-invariant in any case.
+
+    With float32 weights, products, LayerNorm and GELU stay Paddle's.
+    """
 
     def __init__(self, device: Device, library: Library, batch_invariant: bool = False) -> None:
         super().__init__(device, batch_invariant)
         self._library = library
+        self._packs = device.weights is not WeightFormat.FLOAT32
+        self._no_bias = self.tensor(np.empty(0))
+
+    def pack(self, weight: np.ndarray) -> Matrix:
+        return pack(weight, self.device.weights, self._library) if self._packs else super().pack(weight)
+
+    def pack_table(self, weight: np.ndarray, linear: bool) -> Matrix:
+        return table(weight) if self._packs and not linear else super().pack_table(weight, linear)
+
+    def linear(self, x: Tensor, layer: Linear) -> Tensor:
+        weight = layer.weight
+        if not isinstance(weight, PackedMatrix):
+            return super().linear(x, layer)
+        bias = self._no_bias if layer.bias is None else layer.bias
+        sizes = (weight.shape[0], weight.group, weight.packing)
+        return self._library.call("internvl_linear", x, weight.panels, bias, *sizes)
+
+    def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
+        return shared(table.rows(ids)) if isinstance(table, RowTable) else super().embedding(ids, table)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return self._library.call("internvl_gelu", x) if self._packs else super().gelu(x)
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.bias is not None:
-            return super().norm(x, norm)
+            if not self._packs:
+                return super().norm(x, norm)
+            return self._library.call("internvl_layer_norm", x, norm.weight, norm.bias, norm.eps)
         return self._library.call("internvl_rms_norm", x, norm.weight, norm.eps)
 
     def swiglu(self, gate_up: Tensor) -> Tensor:

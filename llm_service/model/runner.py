@@ -66,7 +66,7 @@ class ModelRunner:
         """
         _check_config(config.llm)
         ops = open_ops(device, batch_invariant)
-        runner = cls(load_weights(weights, specs_of(config, Part.DECODER), ops), config, ops)
+        runner = cls(_packed(weights, config, ops), config, ops)
         if batch_invariant:
             runner._find_tile()
         return runner
@@ -175,6 +175,12 @@ class ModelRunner:
             head_dim=llm.head_dim,
             dtype=dtype,
         )
+
+
+def _packed(weights: WeightStream, config: InternVLConfig, ops: Ops) -> Weights:
+    return load_weights(
+        weights, specs_of(config, Part.DECODER), ops, tied_table=config.llm.tie_word_embeddings
+    )
 
 
 def _bounded(embeddings: np.ndarray) -> NDArray[np.float32]:

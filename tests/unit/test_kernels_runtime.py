@@ -10,6 +10,7 @@ import pytest
 
 from internvl.errors import ConfigError
 from kernels.runtime import CPU, Device, open_device
+from kernels.weight_format import WeightFormat
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
 
@@ -73,8 +74,12 @@ def test_importing_the_operators_prints_nothing():
 
 def test_cpu_computes_in_float32():
     assert open_device("cpu") == CPU == Device("cpu", 0, "float32")
-    with pytest.raises(ConfigError, match="dtype: bfloat16 is not available on cpu"):
-        open_device("cpu", "bfloat16")
+    assert open_device("cpu", WeightFormat.W4) == Device("cpu", 0, "float32", WeightFormat.W4)
+
+
+def test_codes_are_for_cpu_only():
+    with pytest.raises(ConfigError, match="--quantize int8: only on cpu"):
+        open_device("gpu", WeightFormat.INT8)
 
 
 @pytest.mark.parametrize("name", ["tpu", "gpu:", "gpu:x", "cpu:0", "", "gpu:-1"])

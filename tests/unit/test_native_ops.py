@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from kernels.native.build import BuildError, build
 from kernels.native.library import Library
 from kernels.native.ops import NativeOps
 from kernels.ops import Norm
@@ -16,28 +14,13 @@ from kernels.paddle_ops import PaddleOps
 from kernels.paged import KvDtype, KvPool, KvShape, PagedBatch
 from kernels.runtime import CPU
 
-LEVELS = ["baseline", "avx2", "avx512"]
-
 # Largest difference between two ways of computing the same; stored numbers may round to neighbours.
 TOLERANCE = {KvDtype.FLOAT32: 2e-5, KvDtype.BFLOAT16: 2e-2, KvDtype.INT8: 4e-2}
 
 
-@pytest.fixture(scope="session")
-def library() -> Library:
-    try:
-        return Library(build())
-    except BuildError as error:
-        pytest.skip(f"native operators cannot be built here: {error}")
-
-
-@pytest.fixture(params=LEVELS)
-def native(request: pytest.FixtureRequest, library: Library) -> Iterator[NativeOps]:
-    """The operators at each level this processor has."""
-    best = library.level
-    if not library.use_level(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield NativeOps(CPU, library)
-    library.use_level(best)
+@pytest.fixture
+def native(levelled: Library) -> NativeOps:
+    return NativeOps(CPU, levelled)
 
 
 class Rows:

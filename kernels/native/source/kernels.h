@@ -31,6 +31,40 @@ struct PagedAttention {
   Stored stored;
 };
 
+// How weights are packed; the numbers are those of `WeightFormat` in Python. Codes stand for numbers as packed.h says.
+enum class Packing : int64_t { kBfloat16 = 0, kInt8 = 1, kInt4 = 2 };
+
+// Most inputs of a group: bounds the scratch on the stack.
+constexpr int64_t kMostInputs = 1024;
+
+// A matrix [outputs, inputs] on its way into panels.
+struct Packer {
+  Packing packing;
+  const void* from;  // float32, or the bits of bfloat16
+  bool from_bfloat16;
+  int64_t outputs;
+  int64_t inputs;
+  int64_t group;  // inputs that share a scale
+  char* to;       // see packed.h
+};
+
+// Rows of activations times a packed matrix.
+struct Product {
+  Packing packing;
+  const char* weights;
+  int64_t outputs;
+  int64_t inputs;
+  int64_t group;
+  int64_t groups;
+  const float* x;  // [rows, inputs]
+  int64_t rows;
+  const float* bias;  // [outputs], or null
+  float* out;         // [rows, outputs]
+  char* numbers;      // scratch: the rows as the level multiplies them, `row_bytes` each
+  int64_t row_bytes;
+  float* factors;  // scratch [rows, groups, 2]: scale of a row's numbers in a group, and scale times their sum
+};
+
 // What each instruction set implements.
 struct Kernels {
   const char* name;
@@ -41,6 +75,15 @@ struct Kernels {
   // One row of `size` numbers; of the gate's, twice as many come in.
   void (*rms_norm)(const float* from, const float* weight, float eps, int64_t size, float* to);
   void (*swiglu)(const float* gate_up, int64_t size, float* to);
+  void (*layer_norm)(const float* from, const float* weight, const float* bias, float eps, int64_t size, float* to);
+  void (*gelu)(const float* from, int64_t size, float* to);
+
+  // Packed matrices, a panel of 64 outputs at a time: scratch for eight inputs of a row, in bytes; one row into it,
+  // which must be there before the product; the product, with [rows, 64] floats of scratch for sums.
+  void (*pack_panel)(const Packer& packer, int64_t panel);
+  int64_t (*row_bytes)(Packing packing);
+  void (*prepare_row)(const Product& work, int64_t row);
+  void (*product)(const Product& work, int64_t first_panel, int64_t last_panel, float* sums);
 };
 
 }  // namespace internvl

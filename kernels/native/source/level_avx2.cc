@@ -1,4 +1,6 @@
 // Haswell, Zen and later.
+#include <immintrin.h>
+
 #include "levels.h"
 
 #pragma GCC target("avx2,fma,f16c")

@@ -16,6 +16,9 @@ extern const Kernels kKernels;
 namespace avx512 {
 extern const Kernels kKernels;
 }
+namespace avx512_bf16 {
+extern const Kernels kKernels;
+}
 
 // What this processor runs, the best first.
 std::vector<const Kernels*> usable_levels();

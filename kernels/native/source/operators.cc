@@ -88,8 +88,38 @@ Tensors swiglu(const Tensor& gate_up) {
   return {out};
 }
 
+Tensors layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  const int64_t size = weight.numel(), rows = x.numel() / size;
+  Tensor out = paddle::experimental::empty(x.shape());
+  const float *from = x.data<float>(), *weights = weight.data<float>(), *biases = bias.data<float>();
+  float* to = out.data<float>();
+  for_each_piece(rows, threads_for(rows * size * 2), [&](int64_t row) {
+    kernels().layer_norm(from + row * size, weights, biases, static_cast<float>(eps), size, to + row * size);
+  });
+  return {out};
+}
+
+Tensors gelu(const Tensor& x) {
+  const int64_t size = x.shape().back(), rows = x.numel() / size;
+  Tensor out = paddle::experimental::empty(x.shape());
+  const float* from = x.data<float>();
+  float* to = out.data<float>();
+  for_each_piece(rows, threads_for(rows * size * kWorkOfPower), [&](int64_t row) {
+    kernels().gelu(from + row * size, size, to + row * size);
+  });
+  return {out};
+}
+
 }  // namespace
 }  // namespace internvl
+
+PD_BUILD_OP(internvl_layer_norm)
+    .Inputs({"X", "Weight", "Bias"})
+    .Outputs({"Out"})
+    .Attrs({"eps: double"})
+    .SetKernelFn(PD_KERNEL(internvl::layer_norm));
+
+PD_BUILD_OP(internvl_gelu).Inputs({"X"}).Outputs({"Out"}).SetKernelFn(PD_KERNEL(internvl::gelu));
 
 PD_BUILD_OP(internvl_rms_norm)
     .Inputs({"X", "Weight"})

@@ -1,0 +1,115 @@
+// Where a weight lies in a packed matrix, and how it gets there.
+//
+// The outputs are cut into panels of 64 and the inputs into groups, both filled up with zeros at the end. A block is one
+// group of one panel; blocks follow one another group by group, panel by panel, so that a thread reads its panels
+// in one run. A block holds
+//
+//   factors  [64] words                 of each output: scale in the upper bfloat16, low in the lower; not of bfloat16
+//   lines    [group / inputs, 64] words  of some inputs of each output: two bfloat16, four bytes, or eight nibbles,
+//                                        of which the lower ones of the four bytes come first
+//
+// and a quantised weight is low + scale * code, with codes from 0 to 255 or to 15.
+// Included inside a level's namespace.
+
+constexpr int kPanel = 64;
+constexpr int kLineBytes = 4 * kPanel;
+
+inline int64_t rounded_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
+
+inline bool is_scaled(Packing packing) { return packing != Packing::kBfloat16; }
+
+inline int line_inputs(Packing packing) {
+  return packing == Packing::kBfloat16 ? 2 : packing == Packing::kInt8 ? 4 : 8;
+}
+
+inline int64_t block_bytes(Packing packing, int64_t group) {
+  return (group / line_inputs(packing) + is_scaled(packing)) * kLineBytes;
+}
+
+inline float from_bfloat16(uint32_t bits) {
+  bits <<= 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// The inputs `first` to `first + group - 1` of one output; zero where the matrix has none.
+inline void read_weights(const Packer& packer, int64_t output, int64_t first, float* to) {
+  const int64_t count = packer.inputs - first < packer.group ? packer.inputs - first : packer.group;
+  const int64_t at = output * packer.inputs + first;
+  const bool exists = output < packer.outputs;
+  for (int64_t i = exists ? count : 0; i < packer.group; ++i) to[i] = 0;
+  if (!exists) return;
+  if (packer.from_bfloat16) {
+    const uint16_t* from = static_cast<const uint16_t*>(packer.from) + at;
+    for (int64_t i = 0; i < count; ++i) to[i] = from_bfloat16(from[i]);
+  } else {
+    __builtin_memcpy(to, static_cast<const float*>(packer.from) + at, count * sizeof(float));
+  }
+}
+
+// bfloat16 next to `value`, not below it (`up`) or not above it.
+inline uint32_t bfloat16_beyond(float value, bool up) {
+  uint32_t bits = to_bfloat16(value);
+  const float rounded = from_bfloat16(bits);
+  if (up ? rounded >= value : rounded <= value) return bits;
+  return (value > 0) == up ? bits + 1 : bits - 1;
+}
+
+// Scale and low of a group, such that the codes 0 to `largest` reach from its least to its greatest weight.
+inline uint32_t factors_of(const float* weights, int64_t count, float largest) {
+  float least = weights[0], greatest = weights[0];
+  for (int64_t i = 1; i < count; ++i) {
+    least = weights[i] < least ? weights[i] : least;
+    greatest = weights[i] > greatest ? weights[i] : greatest;
+  }
+  if (greatest == least) return to_bfloat16(least);
+  const uint32_t low = bfloat16_beyond(least, false);
+  return bfloat16_beyond((greatest - from_bfloat16(low)) / largest, true) << 16 | low;
+}
+
+inline void encode(const float* weights, int64_t count, uint32_t factors, float largest, uint8_t* codes) {
+  const float scale = from_bfloat16(factors >> 16), low = from_bfloat16(factors & 0xffff);
+  const float inverse = scale > 0 ? 1 / scale : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float code = (weights[i] - low) * inverse + 0.5f;
+    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code < largest ? code : largest));
+  }
+}
+
+inline void pack_output(const Packer& packer, const float* weights, uint8_t* codes, char* block, int lane) {
+  const int inputs = line_inputs(packer.packing);
+  uint32_t* words = reinterpret_cast<uint32_t*>(block) + lane;
+  if (packer.packing == Packing::kBfloat16) {
+    for (int64_t i = 0; i < packer.group; i += 2, words += kPanel)
+      *words = to_bfloat16(weights[i]) | static_cast<uint32_t>(to_bfloat16(weights[i + 1])) << 16;
+    return;
+  }
+  const float largest = packer.packing == Packing::kInt8 ? 255 : 15;
+  *words = factors_of(weights, packer.group, largest);
+  encode(weights, packer.group, *words, largest, codes);
+  words += kPanel;
+  for (int64_t i = 0; i < packer.group; i += inputs, words += kPanel) {
+    uint32_t word;
+    __builtin_memcpy(&word, codes + i, sizeof(word));
+    if (inputs == 8) {
+      uint32_t upper;
+      __builtin_memcpy(&upper, codes + i + 4, sizeof(upper));
+      word |= upper << 4;
+    }
+    *words = word;
+  }
+}
+
+void pack_panel(const Packer& packer, int64_t panel) {
+  float weights[kMostInputs];
+  uint8_t codes[kMostInputs];
+  const int64_t groups = (packer.inputs + packer.group - 1) / packer.group;
+  for (int64_t group = 0; group < groups; ++group) {
+    char* block = packer.to + (panel * groups + group) * block_bytes(packer.packing, packer.group);
+    for (int lane = 0; lane < kPanel; ++lane) {
+      read_weights(packer, panel * kPanel + lane, group * packer.group, weights);
+      pack_output(packer, weights, codes, block, lane);
+    }
+  }
+}

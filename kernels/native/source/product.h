@@ -1,0 +1,176 @@
+// Products of a packed matrix: y = x W^T + b.
+//
+// Up to six rows at a time go through a block of weights, their sums in registers, and add to the sums of the groups
+// before. So weights come from memory once for all rows, and every row is computed in the same steps alone or among
+// others: results never depend on the batch, to the last bit.
+//
+// One row is bound by memory, and many by multiply-adds; docs/performance.md has the measurements.
+// Included inside a level's namespace.
+
+constexpr int kMostRows = 6;
+
+// Lines between two `settle`, see dots.h.
+constexpr int kSettled = 4;
+
+// How far ahead of its turn a line is asked for, in bytes.
+constexpr int64_t kAhead = 2048;
+
+// 64-byte parts of a line whose sums fit the registers beside those of so many rows.
+constexpr int vecs_for(int rows) { return kParts == 1 || rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+// One block against `kRows` rows.
+template <class Weights, int kRows>
+__attribute__((noinline)) void add_block(const Product& work, const char* block, const char* numbers,
+                                         const float* factors, bool first, float* sums) {
+  constexpr int kVecs = vecs_for(kRows);
+  const int64_t lines = work.group / Weights::kInputs;
+  for (int begin = 0; begin < 4; begin += kVecs) {
+    typename Weights::template Sums<kRows, kVecs> total;
+    total.clear();
+    const char* line = block + (Weights::kScaled ? kLineBytes : 0) + begin * 64;
+    const char* row = numbers;
+    for (int64_t l = 0; l < lines; l += kSettled) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kSettled; ++i, line += kLineBytes, row += Weights::kRowBytes) {
+        if (kVecs == 4)
+          for (int v = 0; v < 4; ++v) __builtin_prefetch(line + kAhead + v * 64, 0, 2);
+        total.add(line, row, work.row_bytes);
+      }
+      total.settle();
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+        float* to = sums + r * kPanel + (begin + v) * kLanes;
+        const Vec before = first ? zero() : load(to);
+        Vec sum = total.total(r, v);
+        if (Weights::kScaled) {
+          const IntVec pair = load_words(block + (begin + v) * 64);
+          const float* of_row = factors + r * work.groups * 2;
+          sum = add_product(before, sum * of_row[0], as_float(pair & ~0xffff));
+          sum = add_product(sum, of_row[1], as_float(pair << 16));
+        } else {
+          sum = before + sum;
+        }
+        store(to, sum);
+      }
+  }
+}
+
+template <class Weights>
+void add_group(const Product& work, const char* block, int64_t group, float* sums) {
+  const int64_t tiles = (work.rows + kMostRows - 1) / kMostRows;
+  int64_t row = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t rows = (work.rows - row) / (tiles - tile);
+    const char* numbers = work.numbers + row * work.row_bytes + group * work.group / Weights::kInputs * Weights::kRowBytes;
+    const float* factors = work.factors + (row * work.groups + group) * 2;
+    float* to = sums + row * kPanel;
+    switch (rows) {
+      case 1: add_block<Weights, 1>(work, block, numbers, factors, group == 0, to); break;
+      case 2: add_block<Weights, 2>(work, block, numbers, factors, group == 0, to); break;
+      case 3: add_block<Weights, 3>(work, block, numbers, factors, group == 0, to); break;
+      case 4: add_block<Weights, 4>(work, block, numbers, factors, group == 0, to); break;
+      case 5: add_block<Weights, 5>(work, block, numbers, factors, group == 0, to); break;
+      default: add_block<Weights, 6>(work, block, numbers, factors, group == 0, to); break;
+    }
+    row += rows;
+  }
+}
+
+inline void write_panel(const Product& work, int64_t panel, const float* sums) {
+  const int64_t first = panel * kPanel;
+  const int width = static_cast<int>(work.outputs - first < kPanel ? work.outputs - first : kPanel);
+  for (int64_t row = 0; row < work.rows; ++row) {
+    float* out = work.out + row * work.outputs + first;
+    const float* from = sums + row * kPanel;
+    if (work.bias == nullptr) {
+      __builtin_memcpy(out, from, width * sizeof(float));
+    } else {
+      for (int i = 0; i < width; ++i) out[i] = from[i] + work.bias[first + i];
+    }
+  }
+}
+
+template <class Weights>
+void panels(const Product& work, int64_t first, int64_t last, float* sums) {
+  const int64_t bytes = block_bytes(work.packing, work.group);
+  for (int64_t panel = first; panel < last; ++panel) {
+    for (int64_t group = 0; group < work.groups; ++group)
+      add_group<Weights>(work, work.weights + (panel * work.groups + group) * bytes, group, sums);
+    write_panel(work, panel, sums);
+  }
+}
+
+void product(const Product& work, int64_t first, int64_t last, float* sums) {
+  switch (work.packing) {
+    case Packing::kBfloat16: return panels<Bfloat16>(work, first, last, sums);
+    case Packing::kInt8: return panels<Unsigned8>(work, first, last, sums);
+    case Packing::kInt4: return panels<Unsigned4>(work, first, last, sums);
+  }
+}
+
+int64_t row_bytes(Packing packing) {
+  switch (packing) {
+    case Packing::kBfloat16: return Bfloat16::kRowBytes * 8 / Bfloat16::kInputs;
+    case Packing::kInt8: return Unsigned8::kRowBytes * 8 / Unsigned8::kInputs;
+    case Packing::kInt4: return Unsigned4::kRowBytes * 8 / Unsigned4::kInputs;
+  }
+  __builtin_unreachable();
+}
+
+inline void prepare_floats(const float* from, int64_t count, int64_t filled, char* to) {
+#ifdef INTERNVL_DOTS
+  uint16_t* numbers = reinterpret_cast<uint16_t*>(to);
+  for (int64_t i = 0; i < count; ++i) numbers[i] = to_bfloat16(from[i]);
+  for (int64_t i = count; i < filled; ++i) numbers[i] = 0;
+#else
+  float* numbers = reinterpret_cast<float*>(to);
+  __builtin_memcpy(numbers, from, count * sizeof(float));
+  for (int64_t i = count; i < filled; ++i) numbers[i] = 0;
+#endif
+}
+
+// To whole numbers up to 127 with one factor, and their sum, which the low of the weights is multiplied by.
+inline void prepare_group(Packing packing, const float* from, int64_t count, int64_t filled, char* to, float* factors) {
+  alignas(64) int8_t codes[kMostInputs];
+  float largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float magnitude = __builtin_fabsf(from[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+  int32_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float code = from[i] * inverse;
+    codes[i] = static_cast<int8_t>(static_cast<int32_t>(code + (code < 0 ? -0.5f : 0.5f)));
+  }
+  for (int64_t i = count; i < filled; ++i) codes[i] = 0;
+  for (int64_t i = 0; i < count; ++i) sum += codes[i];
+  factors[0] = scale;
+  factors[1] = scale * static_cast<float>(sum);
+  if (row_bytes(packing) == 8) {
+    __builtin_memcpy(to, codes, filled);
+    return;
+  }
+  int16_t* wide = reinterpret_cast<int16_t*>(to);  // of four inputs the even ones, then the odd ones
+  for (int64_t i = 0; i < filled; i += 4) {
+    wide[i] = codes[i];
+    wide[i + 1] = codes[i + 2];
+    wide[i + 2] = codes[i + 1];
+    wide[i + 3] = codes[i + 3];
+  }
+}
+
+void prepare_row(const Product& work, int64_t row) {
+  const float* from = work.x + row * work.inputs;
+  char* to = work.numbers + row * work.row_bytes;
+  if (!is_scaled(work.packing)) return prepare_floats(from, work.inputs, work.groups * work.group, to);
+  for (int64_t group = 0; group < work.groups; ++group) {
+    const int64_t first = group * work.group;
+    const int64_t count = work.inputs - first < work.group ? work.inputs - first : work.group;
+    prepare_group(work.packing, from + first, count, work.group, to + first * row_bytes(work.packing) / 8,
+                  work.factors + (row * work.groups + group) * 2);
+  }
+}

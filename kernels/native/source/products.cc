@@ -1,0 +1,93 @@
+// Packed matrices: the operator that multiplies by one, and the functions for Python that make one.
+#include <algorithm>
+#include <cstring>
+
+#include "levels.h"
+#include "paddle/phi/api/ext/op_meta_info.h"
+#include "paddle/phi/api/include/api.h"
+#include "parallel.h"
+
+namespace internvl {
+namespace {
+
+using paddle::Tensor;
+
+constexpr int64_t kPanel = 64;
+
+// Rows at once: their sums stay in the second-level cache.
+constexpr int64_t kMostRows = 512;
+
+// Pieces that a thread takes of a product, one after the other: few, because each is read in one run.
+constexpr int64_t kPiecesOfThread = 4;
+
+int64_t panels_of(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
+
+Tensor scratch(int64_t bytes) { return paddle::experimental::empty({bytes}, paddle::DataType::UINT8); }
+
+// Up to `kMostRows` rows.
+void multiply(const Product& work, int threads, float* sums) {
+  const Kernels& level = kernels();
+  const int64_t count = panels_of(work.outputs);
+  const int64_t pieces = std::min(count, threads * kPiecesOfThread);
+  for_each_piece(work.rows, work.rows == 1 ? 1 : threads, [&](int64_t row) { level.prepare_row(work, row); });
+  for_each_piece(pieces, threads, [&](int64_t piece) {
+    float* own = sums + omp_get_thread_num() * kMostRows * kPanel;
+    level.product(work, count * piece / pieces, count * (piece + 1) / pieces, own);
+  });
+}
+
+std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor& bias, int64_t outputs, int64_t group,
+                           int64_t packing) {
+  std::vector<int64_t> shape = x.shape();
+  const int64_t inputs = shape.back(), rows = x.numel() / inputs;
+  shape.back() = outputs;
+  Tensor out = paddle::experimental::empty(shape);
+  Product work;
+  work.packing = static_cast<Packing>(packing);
+  work.weights = reinterpret_cast<const char*>(weights.data<uint8_t>());
+  work.outputs = outputs;
+  work.inputs = inputs;
+  work.group = group;
+  work.groups = (inputs + group - 1) / group;
+  work.bias = bias.numel() ? bias.data<float>() : nullptr;
+  // A line apart, or all rows would compete for the same places of the first-level cache.
+  work.row_bytes = work.groups * group / 8 * kernels().row_bytes(work.packing) + 64;
+  const int threads = threads_for(rows * inputs * outputs);
+  const int64_t at_once = std::min(rows, kMostRows);
+  Tensor numbers = scratch(at_once * work.row_bytes), factors = scratch(at_once * work.groups * 2 * sizeof(float));
+  Tensor sums = scratch(threads * kMostRows * kPanel * sizeof(float) + 64);
+  work.numbers = reinterpret_cast<char*>(numbers.data<uint8_t>());
+  work.factors = reinterpret_cast<float*>(factors.data<uint8_t>());
+  for (int64_t first = 0; first < rows; first += at_once) {
+    work.rows = std::min(at_once, rows - first);
+    work.x = x.data<float>() + first * inputs;
+    work.out = out.data<float>() + first * outputs;
+    multiply(work, threads, reinterpret_cast<float*>(sums.data<uint8_t>()));
+  }
+  return {out};
+}
+
+}  // namespace
+}  // namespace internvl
+
+PD_BUILD_OP(internvl_linear)
+    .Inputs({"X", "Weights", "Bias"})
+    .Outputs({"Out"})
+    .Attrs({"outputs: int64_t", "group: int64_t", "packing: int64_t"})
+    .SetKernelFn(PD_KERNEL(internvl::linear));
+
+// Packs [outputs, inputs] into `to`, which has room for all its panels.
+extern "C" void internvl_pack(const void* from, bool from_bfloat16, int64_t outputs, int64_t inputs, int64_t group,
+                              int64_t packing, char* to) {
+  internvl::Packer packer;
+  packer.packing = static_cast<internvl::Packing>(packing);
+  packer.from = from;
+  packer.from_bfloat16 = from_bfloat16;
+  packer.outputs = outputs;
+  packer.inputs = inputs;
+  packer.group = group;
+  packer.to = to;
+  const auto pack_panel = internvl::kernels().pack_panel;
+  internvl::for_each_piece(internvl::panels_of(outputs), internvl::threads_for(outputs * inputs),
+                           [&](int64_t panel) { pack_panel(packer, panel); });
+}
