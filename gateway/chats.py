@@ -42,7 +42,7 @@ from gateway.turn_keeper import Place, TurnKeeper
 from gateway.wire import RequestLimits, plan_layout, read_messages
 from internvl.errors import BadMedia, InvalidField, NotFound, ServingError
 from internvl.telemetry import get_logger
-from internvl.v1 import chat_service_pb2, content_pb2
+from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
 
 # Events held for a client that reads slowly; beyond them the turn waits.
 _EVENTS_AHEAD = 64
@@ -150,6 +150,25 @@ class Chats:
                 await media.delete(media_id)
                 raise BadMedia("chunk", error.problem, metadata=error.metadata) from error
         return chat_service_pb2.UploadMediaResponse(media_id=media_id, size_bytes=upload.size, info=info)
+
+    async def store_media(self, pieces: AsyncIterator[bytes], field: str, caller: Caller) -> str:
+        """Store a picture or film for a turn of this caller, and return its id.
+
+        Unlike `upload_media`, nobody looks at it yet: what is wrong with it shows in its turn.
+
+        Args:
+            pieces: its bytes.
+            field: path of the request's field that holds them, for errors.
+            caller: whose it is.
+        """
+        async with self._tiers.media.writer(field) as upload:
+            async for piece in pieces:
+                await upload.write(piece)
+            return await upload.commit()
+
+    async def model_info(self, caller: Caller, deadline: Deadline) -> llm_service_pb2.ModelInfoResponse:
+        """The language model alone, which is there though the vision tier may be away."""
+        return await self._tiers.llm.info(self._terms(deadline))
 
     async def server_info(
         self, request: chat_service_pb2.ServerInfoRequest, caller: Caller, deadline: Deadline

@@ -14,6 +14,7 @@ from gateway.access import AccessConfig
 from gateway.access_flags import access_from_args, add_access_flags, tls_from_args
 from gateway.conversation_calls import LONGEST_S, Kept
 from gateway.discovery import Target
+from gateway.http.config import HttpConfig, add_http_flags
 from gateway.live_turns import TurnConfig
 from gateway.media_store import MIB, MediaConfig
 from gateway.replicas import RoutingConfig
@@ -44,6 +45,7 @@ class Config:
         retries: what is tried again when one is lost.
         turns: turns that go on without their clients.
         access: who may call.
+        http: the HTTP door.
     """
 
     server: ServerConfig
@@ -57,6 +59,7 @@ class Config:
     retries: RetryConfig = field(default_factory=RetryConfig)
     turns: TurnConfig = field(default_factory=TurnConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
 
 
 def parse_config(argv: Sequence[str]) -> Config:
@@ -86,6 +89,7 @@ def parse_config(argv: Sequence[str]) -> Config:
             most_bytes=args.turn_keep_mib * MIB,
         ),
         access=access_from_args(args),
+        http=HttpConfig.from_args(args),
     )
 
 
@@ -130,6 +134,7 @@ def _parser() -> configargparse.ArgParser:
     )
     _add_turn_flags(parser)
     add_access_flags(parser)
+    add_http_flags(parser)
     add_server_flags(parser, DEFAULT_LISTEN)
     return parser
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -67,8 +67,14 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an address cannot be bound, or a store or a file of keys cannot be used.
     """
-    async with core(config) as opened:
-        await run_server(config.server, opened.register, SERVICE_NAMES, guard=opened.required_guard)
+    async with core(config) as opened, _http_door(config, opened) as drain_http:
+        await run_server(
+            config.server,
+            opened.register,
+            SERVICE_NAMES,
+            guard=opened.required_guard,
+            on_drain=drain_http,
+        )
 
 
 @asynccontextmanager
@@ -98,3 +104,18 @@ async def core(config: Config) -> AsyncIterator[Core]:
             access,
             GrpcGuard(access),
         )
+
+
+@asynccontextmanager
+async def _http_door(config: Config, opened: Core) -> AsyncIterator[Callable[[], None]]:
+    """Serve HTTP too, if asked to; yield what makes it drain."""
+    if not config.http.listen:
+        yield lambda: None
+        return
+    # Who does not want HTTP does not pay for it.
+    from gateway.http.app import HttpApp
+    from gateway.http.server import serving_http
+
+    app = HttpApp(opened.chats, opened.access, config.limits, config.http)
+    async with serving_http(app, config.http, config.server.grace_s, config.server.tls) as door:
+        yield lambda: door.drain(config.server.drain_delay_s)

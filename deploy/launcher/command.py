@@ -30,8 +30,8 @@ def configure(parser: ArgumentParser) -> None:
         "--ports",
         type=_ports,
         default=Ports(),
-        metavar="auto|GATEWAY,VISION,LLM",
-        help="where to listen (default: 50050,50051,50052); auto picks free ports",
+        metavar="auto|GATEWAY,VISION,LLM[,HTTP]",
+        help="where to listen (default: 50050,50051,50052,8000); auto picks free ports; HTTP 0 leaves it out",
     )
     add("--threads", type=int, metavar="N", help="compute threads of each model (default: half the cores)")
     add("--store", type=Path, metavar="PATH", help="SQLite file of the conversations (default: in memory)")
@@ -81,14 +81,21 @@ def _ports(text: str) -> Ports | None:
     if text == "auto":
         return None
     numbers = [int(number) if number.isdigit() else 0 for number in text.split(",")]
-    if len(numbers) != 3 or len(set(numbers)) != 3 or not all(0 < number < 65536 for number in numbers):
-        raise argparse.ArgumentTypeError("expected auto, or three different ports such as 50050,50051,50052")
+    if len(numbers) == 3:
+        numbers.append(Ports().http)
+    needed = numbers[:3] if text.endswith(",0") else numbers
+    if len(numbers) != 4 or len(set(numbers)) != 4 or not all(0 < number < 65536 for number in needed):
+        raise argparse.ArgumentTypeError(
+            "expected auto, or three or four different ports such as 50050,50051,50052,8000"
+        )
     return Ports(*numbers)
 
 
 def _announce(stack: Stack) -> None:
     for name, process in stack.processes.items():
         print(f"{name:<8} {process.service.address:<16} process {process.pid}")
+    if stack.http_url:
+        print(f"http     {stack.http_url}   (the base URL for OpenAI clients)")
     address = stack.gateway_address
     hint = "" if address.endswith(":50050") else f" --address {address}"
     print(f'Try: internvl chat{hint} -i photo.jpg "What is this?"', flush=True)

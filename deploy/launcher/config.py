@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from internvl.model_choice import weight_flags
@@ -16,17 +16,18 @@ GATEWAY, VISION, LLM = "gateway", "vision", "llm"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the three services listen."""
+    """Where the three services listen, and the gateway for HTTP; 0 there for not at all."""
 
     gateway: int = 50050
     vision: int = 50051
     llm: int = 50052
+    http: int = 8000
 
     @classmethod
     def free(cls) -> Ports:
-        """Three ports that nobody listens on at this moment."""
+        """Ports that nobody listens on at this moment."""
         with ExitStack() as stack:
-            held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
             return cls(*(each.getsockname()[1] for each in held))
 
 
@@ -69,11 +70,18 @@ class Service:
         name: what people call it.
         arguments: the command line.
         address: where it will listen.
+        http_address: where it will listen for HTTP; empty for nowhere.
     """
 
     name: str
     arguments: tuple[str, ...]
     address: str
+    http_address: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses that it needs for itself."""
+        return (self.address, self.http_address) if self.http_address else (self.address,)
 
 
 def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
@@ -81,8 +89,11 @@ def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
     ports = config.ports or Ports.free()
     gateway, vision, llm = (f"127.0.0.1:{port}" for port in (ports.gateway, ports.vision, ports.llm))
     store = ("--store", str(config.store)) if config.store is not None else ()
+    http = f"127.0.0.1:{ports.http}" if ports.http else ""
+    door = ("--http-listen", http) if http else ()
+    front = _service(GATEWAY, gateway, config, "gateway", "--vision", vision, "--llm", llm, *store, *door)
     return (
-        _service(GATEWAY, gateway, config, "gateway", "--vision", vision, "--llm", llm, *store),
+        replace(front, http_address=http),
         _service(LLM, llm, config, "llm_service", *_model_arguments(config)),
         _service(VISION, vision, config, "vision_service", *_model_arguments(config)),
     )

@@ -39,6 +39,12 @@ class Stack:
         return self.processes[GATEWAY].service.address
 
     @property
+    def http_url(self) -> str:
+        """Base URL of the OpenAI-compatible API; empty where there is none."""
+        address = self.processes[GATEWAY].service.http_address
+        return f"http://{address}/v1" if address else ""
+
+    @property
     def vision_address(self) -> str:
         """Where the vision service listens."""
         return self.processes[VISION].service.address
@@ -133,12 +139,13 @@ def launch_services(
 def _check_free(services: Sequence[Service]) -> None:
     """Refuse addresses that are taken: their owner would answer our health probes in the services' place."""
     for service in services:
-        host, _, port = service.address.rpartition(":")
-        try:
-            socket.create_server((host, int(port))).close()
-        except OSError:
-            problem = f"{service.address} for {service.name} is taken; --ports auto picks free ones"
-            raise LaunchError(problem) from None
+        for address in service.addresses:
+            host, _, port = address.rpartition(":")
+            try:
+                socket.create_server((host, int(port))).close()
+            except OSError:
+                problem = f"{address} for {service.name} is taken; --ports auto picks free ones"
+                raise LaunchError(problem) from None
 
 
 def _died(process: ServiceProcess) -> LaunchError:

@@ -95,10 +95,25 @@ async def serving(
         await running.stop(config)
 
 
+def _nothing() -> None:
+    """What else there is to drain: nothing."""
+
+
 async def run_server(
-    config: ServerConfig, register: Register, service_names: Sequence[str], *, guard: Guard | None = None
+    config: ServerConfig,
+    register: Register,
+    service_names: Sequence[str],
+    *,
+    guard: Guard | None = None,
+    on_drain: Callable[[], None] = _nothing,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the grace period at once.
+
+    Args:
+        config: where and how to serve.
+        register: adds the servicers to the server.
+        service_names: full names of the services, for health and reflection.
+        on_drain: called when draining begins, for another door of the same process.
 
     Raises:
         ConfigError: an address cannot be bound.
@@ -113,6 +128,7 @@ async def run_server(
         _log.info("ready", listen=config.listen, port=running.port)
         await stop.wait()
         _log.info("draining", grace_s=config.grace_s)
+        on_drain()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: asyncio.ensure_future(running.server.stop(0)))
     _log.info("stopped")

@@ -17,7 +17,7 @@ import grpc
 
 from gateway.config import Config
 from gateway.discovery import Target
-from gateway.server import SERVICE_NAMES, core
+from gateway.server import SERVICE_NAMES, Core, core
 from internvl.rpc import Running, ServerConfig, serving
 from internvl.telemetry import configure_logging
 from internvl.v1 import (
@@ -37,12 +37,14 @@ class Stack:
 
     Attributes:
         chat: stub of the gateway.
+        core: what the gateway's doors open onto.
     """
 
     vision: FakeVision = field(default_factory=FakeVision)
     llm: FakeLlm = field(default_factory=FakeLlm)
     address: str = ""
     chat: Any = None
+    core: Core | None = None
     vision_server: Running | None = None
     llm_server: Running | None = None
 
@@ -68,6 +70,7 @@ async def gateway_stack(config: Config | None = None) -> AsyncIterator[Stack]:
             core(config) as opened,
             serving(config.server, opened.register, SERVICE_NAMES, guard=opened.required_guard) as gateway,
         ):
+            stack.core = opened
             stack.address = f"127.0.0.1:{gateway.port}"
             async with grpc.aio.insecure_channel(stack.address) as channel:
                 stack.chat = chat_service_pb2_grpc.ChatServiceStub(channel)

@@ -161,6 +161,8 @@ def test_plan_names_every_service_and_shares_the_cores() -> None:
     ]
     assert gateway.arguments[2:4] == ("gateway", "--listen")
     assert "chat.db" in gateway.arguments
+    assert gateway.arguments[gateway.arguments.index("--http-listen") + 1] == "127.0.0.1:8000"
+    assert "--http-listen" not in plan_services(LaunchConfig(ports=Ports(1, 2, 3, 0)))[0].arguments
     for tier in (llm, vision):
         assert tier.arguments[tier.arguments.index("--threads") + 1] == "5"
         assert tier.arguments[tier.arguments.index("--model") + 1] == "model"
@@ -169,7 +171,7 @@ def test_plan_names_every_service_and_shares_the_cores() -> None:
     assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-@pytest.mark.parametrize("ports", ["1,2", "1,2,2", "0,1,2", "1,2,70000", "a,b,c", ""])
+@pytest.mark.parametrize("ports", ["1,2", "1,2,2", "0,1,2", "1,2,70000", "1,2,3,3", "1,2,3,4,5", "a,b,c", ""])
 def test_ports_that_cannot_be_used_are_refused(ports: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     command.configure(parser)
@@ -178,3 +180,5 @@ def test_ports_that_cannot_be_used_are_refused(ports: str, capsys: pytest.Captur
     assert "--ports" in capsys.readouterr().err
     assert parser.parse_args(["--ports", "auto"]).ports is None
     assert parser.parse_args(["--ports", "7,8,9"]).ports == Ports(7, 8, 9)
+    assert parser.parse_args(["--ports", "7,8,9,10"]).ports == Ports(7, 8, 9, 10)
+    assert parser.parse_args(["--ports", "7,8,9,0"]).ports == Ports(7, 8, 9, 0)
