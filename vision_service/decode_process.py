@@ -7,6 +7,7 @@ service.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -78,9 +79,16 @@ def _load_libraries() -> None:
 
 
 def _find_release() -> Callable[[], object]:
-    """What gives freed memory back to the system: one large file must not count against the next."""
+    """What gives memory back to the system: what one file took must not count against the next."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return (lambda: trim(0)) if trim else (lambda: None)
+    gc.freeze()  # what is here stays, and need not be searched again
+
+    def release() -> None:
+        gc.collect()  # a film and its frames hold each other
+        if trim:
+            trim(0)
+
+    return release
 
 
 def _silence_libraries() -> None:
