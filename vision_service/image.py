@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from internvl.errors import BadMedia
 from vision_service.limits import MediaLimits
@@ -56,11 +56,15 @@ def open_image(data: FileBytes, decoder: str, limits: MediaLimits) -> Image.Imag
     """
     read_size(data, decoder, limits)
     with _opened(data, decoder) as image:
+        _scale_transparent_grey(image, data)
+        is_negative = decoder == "TIFF" and _is_white_zero(image)
         image.load()
         upright = _turn_upright(image)
         if upright.mode not in (*_MODES, *_MODES_16_BIT):
             raise BadMedia("chunk", "the picture's colour mode is not supported; 8 or 16 bits a channel are")
-        return _to_rgb(upright)
+        if upright.mode in _MODES_16_BIT:
+            return _keep_high_bytes(upright, is_negative)
+        return _over_background(upright) if upright.has_transparency_data else upright.convert("RGB")
 
 
 def check_size(width: int, height: int, limits: MediaLimits, field: str) -> None:
@@ -111,12 +115,29 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode not in _MODES_16_BIT:
-        return _over_background(image) if image.has_transparency_data else image.convert("RGB")
-    # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit picture white.
-    high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-    return Image.fromarray(high_bytes).convert("RGB")
+def _scale_transparent_grey(image: Image.Image, data: FileBytes) -> None:
+    """Pillow spreads grey of 2 or 4 bits over 0 to 255, but not the transparent level of a PNG."""
+    level = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(level, int):
+        bits = data[24]  # of the header, which Pillow has just accepted
+        image.info["transparency"] = level * 255 // (2**bits - 1)
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    return bool(tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
+
+
+def _keep_high_bytes(image: Image.Image, is_negative: bool) -> Image.Image:
+    """16-bit grey to RGB. Pillow would clip at 255, and forget what is negative or transparent."""
+    values = np.asarray(image).astype(np.uint16)
+    levels = (values >> 8).astype(np.uint8)
+    if is_negative:
+        levels = 255 - levels
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        levels[values == transparent] = BACKGROUND[0]
+    return Image.fromarray(levels).convert("RGB")
 
 
 def _over_background(image: Image.Image) -> Image.Image:
