@@ -116,6 +116,6 @@ async def _http_door(config: Config, opened: Core) -> AsyncIterator[Callable[[],
     from gateway.http.app import HttpApp
     from gateway.http.server import serving_http
 
-    app = HttpApp(opened.chats, opened.access, config.limits, config.http)
+    app = HttpApp(opened, config.limits, config.http)
     async with serving_http(app, config.http, config.server.grace_s, config.server.tls) as door:
         yield lambda: door.drain(config.server.drain_delay_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import prometheus_client
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from gateway.access import Access
 from gateway.chats import Chats
+from gateway.conversation_calls import ConversationCalls
 from gateway.http.chat_completions import ChatCompletions
 from gateway.http.config import HttpConfig
 from gateway.http.endpoint import Call, Endpoint, Handler, Surroundings, error_response
@@ -23,6 +24,9 @@ from gateway.http.json_body import BodyReader
 from gateway.http.media import MediaReader
 from gateway.http.models import Models
 from gateway.http.remote_media import Network, RemoteMedia
+from gateway.http.response_archive import ResponseArchive
+from gateway.http.responses import Responses
+from gateway.turn_calls import TurnCalls
 from gateway.wire import RequestLimits
 from internvl.errors import ServingError, Unavailable
 
@@ -30,11 +34,29 @@ _WELCOME = """InternVL Serve: chat with InternVL2 about pictures and films.
 
 GET    /v1/models                 the model served here
 POST   /v1/chat/completions       chat, as OpenAI's API does; with "stream": true word by word
+POST   /v1/responses              the same, kept here: go on with "previous_response_id"
+GET    /v1/responses/ID           also DELETE, and POST .../cancel for those in the background
 GET    /health /ready /metrics    for whoever watches this server
 
     curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
       -d '{"model": "MODEL", "messages": [{"role": "user", "content": "Hello!"}]}'
 """
+
+
+class HttpCore(Protocol):
+    """What the door opens onto: `gateway.server.Core`."""
+
+    @property
+    def chats(self) -> Chats: ...
+
+    @property
+    def turns(self) -> TurnCalls: ...
+
+    @property
+    def conversations(self) -> ConversationCalls: ...
+
+    @property
+    def access(self) -> Access: ...
 
 
 class HttpApp:
@@ -46,8 +68,7 @@ class HttpApp:
 
     def __init__(
         self,
-        chats: Chats,
-        access: Access,
+        core: HttpCore,
         limits: RequestLimits,
         config: HttpConfig,
         *,
@@ -55,10 +76,12 @@ class HttpApp:
     ) -> None:
         self.ready = True
         self._bodies = BodyReader(config.body)
-        self._around = Surroundings(self._bodies, access, config.request_timeout_s)
-        self._models = Models(chats)
-        media = MediaReader(chats.store_media, RemoteMedia(config.media, network))
-        self._completions = ChatCompletions(chats, self._models, media, limits)
+        self._around = Surroundings(self._bodies, core.access, config.request_timeout_s)
+        self._models = Models(core.chats)
+        media = MediaReader(core.chats.store_media, RemoteMedia(config.media, network))
+        self._completions = ChatCompletions(core.chats, self._models, media, limits)
+        archive = ResponseArchive(core.conversations, core.turns, config.request_timeout_s)
+        self._responses = Responses(core.chats, archive, self._models, media, limits)
         origins = list(config.cors_origins)
         cors = Middleware(
             CORSMiddleware,
@@ -87,10 +110,19 @@ class HttpApp:
             self._get("/v1/models", self._list_models),
             self._get("/v1/models/{model:path}", self._get_model),
             self._post("/v1/chat/completions", self._completions.create),
+            self._post("/v1/responses", self._responses.create),
+            self._get("/v1/responses/{id}", self._responses.get),
+            self._get("/v1/responses/{id}/input_items", self._responses.items),
+            self._bare("/v1/responses/{id}/cancel", self._responses.cancel, "POST"),
+            self._bare("/v1/responses/{id}", self._responses.delete, "DELETE"),
         ]
 
     def _get(self, path: str, handle: Handler, *, public: bool = False) -> Route:
-        return Route(path, Endpoint(path, handle, self._around, public=public), methods=["GET"])
+        return self._bare(path, handle, "GET", public=public)
+
+    def _bare(self, path: str, handle: Handler, method: str, *, public: bool = False) -> Route:
+        """A route that reads no body."""
+        return Route(path, Endpoint(path, handle, self._around, public=public), methods=[method])
 
     def _post(self, path: str, handle: Handler) -> Route:
         return Route(path, Endpoint(path, handle, self._around, takes_json=True), methods=["POST"])

@@ -62,7 +62,7 @@ class FieldNames:
             return path
         names = self.messages[int(match[1])]
         if match[2] is None or int(match[2]) >= len(names.parts):
-            return names.message + match[3]
+            return names.message + (match[3] if names.parts else "")
         tail = _MEDIA_TAIL.sub("", match[3], count=1)
         head, dot, member = tail.rpartition(".")
         return names.parts[int(match[2])] + head + dot + self.members.get(member, member)

@@ -92,6 +92,10 @@ class JsonObject:
         value = self.take(member)
         return None if value is None else JsonObject(value, self.name_of(member))
 
+    def rest(self) -> dict[str, Any]:
+        """All that nobody took, as it is."""
+        return self._members
+
     def ignore(self, *members: str) -> None:
         """Pass over members that change nothing here."""
         for member in members:

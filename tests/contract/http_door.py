@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.access import Access, AccessConfig
@@ -100,10 +100,8 @@ async def http_stack(
     config = config or HttpConfig(listen=HERE)
     async with gateway_stack(gateway) as tiers:
         assert tiers.core is not None
-        core = tiers.core
         app = HttpApp(
-            core.chats,
-            Access(access or AccessConfig()),
+            replace(tiers.core, access=Access(access or AccessConfig())),
             RequestLimits(),
             config,
             network=network,
