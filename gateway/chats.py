@@ -15,7 +15,7 @@ from gateway.answer import Answer, Event
 from gateway.answer_record import AnswerRecord, recorded_events
 from gateway.caller import Caller
 from gateway.claims import Answered, Claim, Claims
-from gateway.concurrency import Emit, piped, task_group, together
+from gateway.concurrency import Emit, piped, task_group, together, unless_idle
 from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Text
 from gateway.conversations import Conversation, TurnOutcome
 from gateway.events import event_to_proto, result_to_proto
@@ -111,7 +111,7 @@ class Chats:
         self, request: chat_service_pb2.PlanTurnRequest, caller: Caller, deadline: Deadline
     ) -> chat_service_pb2.PlanTurnResponse:
         conversation = await self._conversation(request, caller)
-        prompt = await self._prompt(request.messages, conversation)
+        prompt = await self._prompt(request.messages, conversation, caller)
         terms = self._terms(deadline)
         if request.HasField("tile_budget"):
             prompt = await within_budget(prompt, request.tile_budget, self._tiers, terms)
@@ -139,15 +139,15 @@ class Chats:
         deadline: Deadline,
     ) -> chat_service_pb2.UploadMediaResponse:
         media = self._tiers.media
-        async with media.writer("chunk") as upload:
-            async for request in request_iterator:
+        async with media.writer("chunk", caller.tenant) as upload:
+            async for request in unless_idle(request_iterator, media.config.idle_s):
                 await upload.write(request.chunk)
             media_id = await upload.commit()
         with await media.open(media_id) as file:
             try:
                 info = await self._tiers.vision.inspect(file, media_id, self._terms(deadline))
             except InvalidField as error:
-                await media.delete(media_id)
+                await media.forget(caller.tenant, media_id)
                 raise BadMedia("chunk", error.problem, metadata=error.metadata) from error
         return chat_service_pb2.UploadMediaResponse(media_id=media_id, size_bytes=upload.size, info=info)
 
@@ -161,10 +161,10 @@ class Chats:
             field: path of the request's field that holds them, for errors.
             caller: whose it is.
         """
-        async with self._tiers.media.writer(field) as upload:
+        async with self._tiers.media.writer(field, caller.tenant) as upload:
             async for piece in pieces:
                 await upload.write(piece)
-            return await upload.commit()
+            return await upload.commit(may_be_loose=True)
 
     async def model_info(self, caller: Caller, deadline: Deadline) -> llm_service_pb2.ModelInfoResponse:
         """The language model alone, which is there though the vision tier may be away."""
@@ -220,7 +220,7 @@ class Chats:
         options = generate_options(request, caller)
         conversation = await self._conversation(request, caller)
         check_version(request, conversation)
-        prompt = await self._prompt(request.messages, conversation)
+        prompt = await self._prompt(request.messages, conversation, caller)
         if request.HasField("tile_budget"):
             prompt = await within_budget(prompt, request.tile_budget, self._tiers, self._terms(deadline))
         asked = TurnRequest(prompt, options, deadline, arrived)
@@ -259,14 +259,15 @@ class Chats:
         return await self._store.conversations.get(caller.tenant, request.conversation_id)
 
     async def _prompt(
-        self, messages: Sequence[content_pb2.Message], conversation: Conversation | None
+        self, messages: Sequence[content_pb2.Message], conversation: Conversation | None, caller: Caller
     ) -> Prompt:
         """Check what was said, put its media into the store, and join it to the conversation."""
         incoming = read_messages(messages, self._limits, continues=conversation is not None)
         history = conversation.messages if conversation is not None else ()
         self._check_visuals(history, incoming)
         stored = await together(
-            self._store_media(message, f"messages[{number}]") for number, message in enumerate(incoming)
+            self._store_media(message, f"messages[{number}]", caller.tenant)
+            for number, message in enumerate(incoming)
         )
         return Prompt(history, tuple(stored))
 
@@ -281,19 +282,19 @@ class Chats:
                 metadata={"limit": limit, "got": count},
             )
 
-    async def _store_media(self, message: IncomingMessage, field: str) -> Message:
+    async def _store_media(self, message: IncomingMessage, field: str, tenant: str) -> Message:
         parts = [
-            await self._store_part(part, f"{field}.parts[{position}]")
+            await self._store_part(part, f"{field}.parts[{position}]", tenant)
             for position, part in enumerate(message.parts)
         ]
         return Message(message.role, tuple(parts))
 
-    async def _store_part(self, part: Part | InlineMedia, field: str) -> Part:
+    async def _store_part(self, part: Part | InlineMedia, field: str, tenant: str) -> Part:
         match part:
             case InlineMedia(data, options):
                 media = Media("", options)
-                return Media(await self._tiers.media.put(data, f"{field}.{media.kind}"), options)
-            case Media(media_id, _) if media_id not in self._tiers.media:
+                return Media(await self._tiers.media.put(data, f"{field}.{media.kind}", tenant), options)
+            case Media(media_id, _) if not await self._tiers.media.visible(tenant, media_id):
                 raise NotFound(f"{field}.{part.kind}.source.media_id: no media of this id is stored")
             case _:
                 return part

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from internvl.errors import DeadlineExceeded
+
 T = TypeVar("T")
 
 Emit = Callable[[T], Awaitable[None]]
@@ -76,3 +78,22 @@ async def together(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
     async with task_group() as group:
         tasks = [group.create_task(item) for item in work]
     return [task.result() for task in tasks]
+
+
+async def unless_idle(items: AsyncIterator[T], idle_s: float) -> AsyncIterator[T]:
+    """The same items.
+
+    Raises:
+        DeadlineExceeded: the next one did not come in time.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(idle_s):
+                item = await anext(items)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"nothing of the upload has arrived for {idle_s:g} s; send it again"
+            ) from None
+        yield item

@@ -6,7 +6,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import configargparse
 
@@ -16,12 +15,12 @@ from gateway.conversation_calls import LONGEST_S, Kept
 from gateway.discovery import Target
 from gateway.http.config import HttpConfig, add_http_flags
 from gateway.live_turns import TurnConfig
+from gateway.media_flags import add_media_flags, media_from_args
 from gateway.media_store import MIB, MediaConfig
 from gateway.replicas import RoutingConfig
 from gateway.retries import RetryConfig
 from gateway.store import MEMORY
 from gateway.wire import RequestLimits
-from internvl.errors import ConfigError
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 
 DEFAULT_LISTEN = "127.0.0.1:50050"
@@ -70,13 +69,11 @@ def parse_config(argv: Sequence[str]) -> Config:
         SystemExit: `--help`, or a flag that argparse refuses.
     """
     args = _parser().parse_args(argv)
-    if args.media_quota_mib < args.max_media_mib:
-        raise ConfigError("--media-quota-mib: must be at least --max-media-mib")
     return Config(
         server=replace(ServerConfig.from_args(args), tls=tls_from_args(args)),
         vision=_targets(args.vision, DEFAULT_VISION),
         llm=_targets(args.llm, DEFAULT_LLM),
-        media=MediaConfig(args.media_dir, args.max_media_mib * MIB, args.media_quota_mib * MIB),
+        media=media_from_args(args),
         store=args.store,
         kept=Kept(args.conversation_ttl_seconds or None),
         limits=RequestLimits(max_visuals=args.max_visuals),
@@ -117,17 +114,7 @@ def _parser() -> configargparse.ArgParser:
         metavar="S",
         help="how long a conversation is kept after its last change, by default and at most; 0: for ever",
     )
-    storage.add_argument(
-        "--media-dir", type=Path, metavar="DIR", help="where media is kept; unset: forgotten at the end"
-    )
-    storage.add_argument("--max-media-mib", type=_positive, default=64, metavar="MIB", help="largest file")
-    storage.add_argument(
-        "--media-quota-mib",
-        type=_positive,
-        default=4096,
-        metavar="MIB",
-        help="all files together; the least recently used are dropped",
-    )
+    add_media_flags(storage)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--max-visuals", type=_positive, default=32, metavar="N", help="pictures and films of one prompt"

@@ -128,6 +128,7 @@ class RedisConversations:
             redis_scripts.APPEND,
             *(tenant, conversation_id, _now(), str(version), encode_turn(turn)),
             *(*held, answer, KEPT_S),
+            *turn.media_ids,
         )
         match result:
             case None:
@@ -150,12 +151,14 @@ class RedisConversations:
         return total
 
     async def _insert(self, tenant: str, new: Conversation) -> None:
+        media_ids = {media_id for turn in new.turns for media_id in turn.media_ids}
         await self._server.run(
             redis_scripts.INSERT,
             *(tenant, new.conversation_id, str(new.version), new.title, encode_opening(new.opening)),
             *(_text(new.created), _text(new.updated)),
             "" if new.time_to_live_s is None else new.time_to_live_s,
             "" if new.expires is None else _text(new.expires),
+            *(str(len(media_ids)), *media_ids),
             *map(encode_turn, new.turns),
         )
 

@@ -8,13 +8,21 @@ Keys, below the prefix in `ARGV[1]`:
     changed:TENANT           zset   ids by time of change
     expiry                   zset   "ID TENANT" by time of expiry
     claim:SCOPE:KEY          hash   fingerprint, turn, answer, expires
+
+Those of media are in `redis_media_scripts`.
 """
 
 from __future__ import annotations
 
+from gateway.redis_media_scripts import PINNING
+
 # What other scripts call. Numbers travel as text: Lua would cut them to 14 digits.
-_COMMON = """
+_COMMON = (
+    """
 local P = ARGV[1] .. ':'
+"""
+    + PINNING
+    + """
 local function name(kind, tenant, id) return P .. kind .. ':' .. tenant .. ':' .. id end
 local function alive(tenant, id, now)
     local found = redis.call('HMGET', name('conversation', tenant, id), 'version', 'expires')
@@ -38,6 +46,7 @@ local function drop(tenant, id)
     for _, claim in ipairs(redis.call('SMEMBERS', name('keys', tenant, id))) do redis.call('DEL', claim) end
     redis.call('ZREM', P .. 'changed:' .. tenant, id)
     redis.call('ZREM', P .. 'expiry', id .. ' ' .. tenant)
+    hide(tenant, id)
     redis.call('DEL', name('turns', tenant, id), name('keys', tenant, id))
     return redis.call('DEL', name('conversation', tenant, id))
 end
@@ -55,8 +64,9 @@ local function settle(claim, answer, kept)
     redis.call('PEXPIRE', claim, math.ceil(tonumber(kept) * 1000))
 end
 """
+)
 
-# tenant, id, version, title, opening, created, updated, ttl, expires, turns...
+# tenant, id, version, title, opening, created, updated, ttl, expires, number of media ids, these, turns...
 INSERT = (
     _COMMON
     + """
@@ -64,7 +74,9 @@ local tenant, id = ARGV[2], ARGV[3]
 redis.call('HSET', name('conversation', tenant, id), 'version', ARGV[4], 'title', ARGV[5],
     'opening', ARGV[6], 'created', ARGV[7], 'ttl', ARGV[9])
 redis.call('DEL', name('turns', tenant, id))
-for number = 11, #ARGV do redis.call('RPUSH', name('turns', tenant, id), ARGV[number]) end
+local shown = tonumber(ARGV[11])
+show(tenant, id, 12, 11 + shown)
+for number = 12 + shown, #ARGV do redis.call('RPUSH', name('turns', tenant, id), ARGV[number]) end
 changed(tenant, id, ARGV[8], ARGV[10])
 """
 )
@@ -117,7 +129,7 @@ return head(tenant, id)
 """
 )
 
-# tenant, id, now, version, turn, claim or '', its turn, answer, seconds to keep it
+# tenant, id, now, version, turn, claim or '', its turn, answer, seconds to keep it, media ids...
 # -> false, 'lost', {version there is}, or the new version
 APPEND = (
     _COMMON
@@ -133,6 +145,7 @@ if ARGV[7] ~= '' then
     settle(ARGV[7], ARGV[9], ARGV[10])
 end
 redis.call('RPUSH', turns, ARGV[6])
+show(tenant, id, 11, #ARGV)
 redis.call('HSET', conversation, 'version', version + 1)
 local ttl = redis.call('HGET', conversation, 'ttl')
 changed(tenant, id, now, ttl == '' and '' or string.format('%.6f', tonumber(now) + tonumber(ttl)))

@@ -10,6 +10,7 @@ import grpc
 
 from gateway import llm_backend, vision_backend
 from gateway.access import Access, GrpcGuard
+from gateway.caller import ANYBODY
 from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
@@ -88,9 +89,11 @@ async def core(config: Config) -> AsyncIterator[Core]:
     async with (
         open_replicas(vision_backend.PEER, config.vision, VisionCalls, config.routing) as vision,
         open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
-        open_media_store(config.media) as media,
         open_store(config.store) as store,
-        sweeping(store.conversations.sweep),
+        open_media_store(
+            config.media, store.media, adopt_for=None if access.required else ANYBODY.tenant
+        ) as media,
+        sweeping(store.conversations.sweep, media.sweep),
         turn_keeper(store) as keeper,
         open_turns(config.turns) as turns,
     ):

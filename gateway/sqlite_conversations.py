@@ -23,6 +23,7 @@ from gateway.conversations import (
     utc_now,
 )
 from gateway.sqlite_claims import answer_claim
+from gateway.sqlite_media import show_media
 from gateway.sqlite_store import Database
 from gateway.stored_form import decode_opening, decode_turn, encode_opening, encode_turn
 
@@ -142,7 +143,7 @@ class SqliteConversations:
                 "UPDATE conversations SET version = ?, updated = ?, expires = ? WHERE id = ?",
                 (changed.version, changed.updated.timestamp(), _expires(changed), conversation_id),
             )
-            _insert_turn(db, conversation_id, version + 1, turn)
+            _insert_turn(db, tenant, conversation_id, version + 1, turn)
             return version + 1
 
         return await self._database.write(work)
@@ -199,11 +200,14 @@ def _insert(db: sqlite3.Connection, tenant: str, new: Conversation) -> None:
     row = (new.conversation_id, tenant, new.version, new.title, encode_opening(new.opening), *times)
     db.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     for version, turn in enumerate(new.turns, 1):
-        _insert_turn(db, new.conversation_id, version, turn)
+        _insert_turn(db, tenant, new.conversation_id, version, turn)
 
 
-def _insert_turn(db: sqlite3.Connection, conversation_id: str, version: int, turn: StoredTurn) -> None:
+def _insert_turn(
+    db: sqlite3.Connection, tenant: str, conversation_id: str, version: int, turn: StoredTurn
+) -> None:
     db.execute("INSERT INTO turns VALUES (?, ?, ?)", (conversation_id, version, encode_turn(turn)))
+    show_media(db, tenant, conversation_id, turn.media_ids)
 
 
 def _drop(db: sqlite3.Connection, conversation_id: str) -> None:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _log = get_logger("store")
 
 # Counts changes of the schema below; a file of another number is refused.
-_SCHEMA_NUMBER = 1
+_SCHEMA_NUMBER = 2
 # Times are seconds since the epoch.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversations (
@@ -51,6 +51,26 @@ CREATE TABLE IF NOT EXISTS claims (
     PRIMARY KEY (tenant, conversation_id, key)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS claims_by_expiry ON claims (expires);
+CREATE TABLE IF NOT EXISTS files (
+    media_id TEXT PRIMARY KEY,
+    size     INTEGER NOT NULL,
+    place    TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS media (
+    tenant   TEXT NOT NULL,
+    media_id TEXT NOT NULL,
+    used     REAL NOT NULL,
+    PRIMARY KEY (tenant, media_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS media_by_id ON media (media_id, used);
+CREATE INDEX IF NOT EXISTS media_by_use ON media (used);
+CREATE TABLE IF NOT EXISTS media_shown (
+    tenant          TEXT NOT NULL,
+    media_id        TEXT NOT NULL,
+    conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    PRIMARY KEY (media_id, tenant, conversation_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS media_shown_by_conversation ON media_shown (conversation_id);
 """
 
 

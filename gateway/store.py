@@ -9,11 +9,14 @@ from pathlib import Path
 
 from gateway.claims import ClaimStore
 from gateway.conversations import ConversationStore
+from gateway.media_index import MediaIndex
 from gateway.redis_claims import RedisClaims
 from gateway.redis_conversations import RedisConversations
+from gateway.redis_media import RedisMedia
 from gateway.redis_store import open_redis
 from gateway.sqlite_claims import SqliteClaims
 from gateway.sqlite_conversations import SqliteConversations
+from gateway.sqlite_media import SqliteMedia
 from gateway.sqlite_store import open_database
 
 MEMORY = "memory"
@@ -27,10 +30,12 @@ class Store:
     Attributes:
         conversations: what was said.
         claims: who answers which idempotency key.
+        media: which files there are, and who may see them.
     """
 
     conversations: ConversationStore
     claims: ClaimStore
+    media: MediaIndex
 
 
 @asynccontextmanager
@@ -43,7 +48,7 @@ async def open_store(where: str) -> AsyncIterator[Store]:
     """
     if where.startswith(_REDIS):
         async with open_redis(where) as server:
-            yield Store(RedisConversations(server), RedisClaims(server))
+            yield Store(RedisConversations(server), RedisClaims(server), RedisMedia(server))
         return
     async with open_database(None if where == MEMORY else Path(where)) as database:
-        yield Store(SqliteConversations(database), SqliteClaims(database))
+        yield Store(SqliteConversations(database), SqliteClaims(database), SqliteMedia(database))

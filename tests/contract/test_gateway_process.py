@@ -36,7 +36,7 @@ def test_flags_become_the_configuration(tmp_path: Path) -> None:
         (Target("a", 1), Target("b", 2), Target("::1", 3)),
         "0.0.0.0:1",
     )
-    assert (config.store, config.media.directory) == (str(tmp_path / "chat.db"), tmp_path)
+    assert (config.store, config.media.directory) == (str(tmp_path / "chat.db"), str(tmp_path))
     assert (config.media.max_file_bytes, config.media.quota_bytes) == (2 * 2**20, 8 * 2**20)
     assert config.limits.max_visuals == 3
 

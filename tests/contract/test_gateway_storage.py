@@ -196,20 +196,54 @@ async def test_deleted_conversation_is_not_found() -> None:
 
 
 @bounded
-async def test_lost_picture_of_an_earlier_turn_is_named_by_its_place() -> None:
-    """The language tier forgot the picture, and its file was dropped to make room."""
-    config = Config(QUICK, media=MediaConfig(max_file_bytes=1000, quota_bytes=1000))
-    async with gateway_stack(config) as stack:
+async def test_lost_picture_of_an_earlier_turn_is_named_by_its_place(tmp_path: Path) -> None:
+    """The language tier forgot the picture, and its file was lost."""
+    async with gateway_stack(Config(QUICK, media=MediaConfig(tmp_path))) as stack:
         conversation_id = await create(stack)
         await say(stack, conversation_id, picture(1), "what is it")
-        await upload(stack, picture(1, "x" * 900))
-        await upload(stack, picture(1, "y" * 900))
+        for path in files(tmp_path):
+            path.unlink()
         assert (await say(stack, conversation_id, "still cached")).conversation_version == 2
         stack.llm.cached.clear()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await say(stack, conversation_id, "and now")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         assert caught.value.details().startswith("conversation.messages[0].parts[0].image: ")
+
+
+@bounded
+async def test_picture_of_a_conversation_is_kept_until_it_is_deleted(tmp_path: Path) -> None:
+    config = Config(QUICK, media=MediaConfig(tmp_path, max_file_bytes=1000, quota_bytes=1000))
+    async with gateway_stack(config) as stack:
+        conversation_id = await create(stack)
+        await say(stack, conversation_id, picture(1, "z" * 600), "what is it")
+        await upload(stack, picture(1, "x" * 300))
+        await upload(stack, picture(1, "y" * 300))  # drops the upload that no conversation shows
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await upload(stack, picture(1, "v" * 600))
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "used up by conversations" in str(caught.value.details())
+        stack.llm.cached.clear()
+        assert (await say(stack, conversation_id, "sure")).conversation_version == 2
+        await stack.chat.DeleteConversation(
+            chat_service_pb2.DeleteConversationRequest(conversation_id=conversation_id)
+        )
+        assert (await upload(stack, picture(1, "v" * 600))).media_id
+
+
+@bounded
+async def test_upload_that_stalls_is_ended_and_leaves_no_trace(tmp_path: Path) -> None:
+    async with gateway_stack(Config(QUICK, media=MediaConfig(tmp_path, idle_s=0.2))) as stack:
+        never = asyncio.Event()
+
+        async def requests() -> AsyncIterator[chat_service_pb2.UploadMediaRequest]:
+            yield chat_service_pb2.UploadMediaRequest(chunk=b"1 pic")
+            await never.wait()
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stack.chat.UploadMedia(requests())
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: files(tmp_path) == [])
 
 
 @bounded
@@ -244,13 +278,16 @@ async def test_upload_is_stored_once_and_used_by_id() -> None:
         ((b"",), "chunk: the file is empty"),
         ((b"x" * 60, b"x" * 60), "chunk: the file is over the limit of 100 bytes"),
         ((b"no picture",), "chunk: unknown format"),
+        ((b"1",), "chunk: the file is below the least size of 2 bytes"),
     ],
 )
 @bounded
 async def test_bad_upload_is_refused_and_not_kept(
     chunks: tuple[bytes, ...], problem: str, tmp_path: Path
 ) -> None:
-    config = Config(QUICK, media=MediaConfig(tmp_path, max_file_bytes=100, quota_bytes=1000))
+    config = Config(
+        QUICK, media=MediaConfig(tmp_path, max_file_bytes=100, quota_bytes=1000, min_file_bytes=2)
+    )
     async with gateway_stack(config) as stack:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await upload(stack, *chunks)

@@ -137,7 +137,7 @@ def test_gateway_writes_only_to_its_volume() -> None:
     container = container_of("gateway")
     config = PARSERS["gateway"](container["args"])
     writable = [Path(m["mountPath"]) for m in container["volumeMounts"] if not m.get("readOnly")]
-    for path in (Path(config.store), config.media.directory):
+    for path in (Path(config.store), Path(str(config.media.directory))):
         assert any(path.is_relative_to(mount) for mount in writable), path
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from gateway.media_store import MIB, MediaConfig, MediaStore, open_media_store
+from gateway.store import MEMORY, open_store
 from internvl.errors import BadMedia, NotFound, Unavailable
 
 
 def run(config: MediaConfig, work: Callable[[MediaStore], Awaitable[None]]) -> None:
     async def within() -> None:
-        async with open_media_store(config) as store:
+        async with open_store(MEMORY) as kept, open_media_store(config, kept.media, adopt_for="") as store:
             await work(store)
 
     asyncio.run(asyncio.wait_for(within(), 30))
@@ -30,17 +31,22 @@ async def read(store: MediaStore, media_id: str) -> bytes:
 
 
 def files(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.rglob("*") if path.is_file())
+    """Names of all files, without what tells one upload of a content from another."""
+    return sorted(path.name.partition(".")[0] for path in directory.rglob("*") if path.is_file())
+
+
+async def used_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def test_id_is_the_hash_of_the_content(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        media_id = await store.put(b"picture", "image")
+        media_id = await store.put(b"picture", "image", "")
         assert media_id == hashlib.sha256(b"picture").hexdigest()
         assert await read(store, media_id) == b"picture"
-        assert store.size(media_id) == store.used_bytes == 7
-        assert await store.put(b"picture", "image") == media_id
-        assert store.used_bytes == 7
+        assert await used_bytes(tmp_path) == 7
+        assert await store.put(b"picture", "image", "") == media_id
+        assert await used_bytes(tmp_path) == 7
         assert files(tmp_path) == [media_id]
 
     run(MediaConfig(tmp_path), work)
@@ -48,7 +54,7 @@ def test_id_is_the_hash_of_the_content(tmp_path: Path) -> None:
 
 def test_pieces_make_the_same_file(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        async with store.writer("chunk") as upload:
+        async with store.writer("chunk", "") as upload:
             for piece in (b"pic", b"", b"ture"):
                 await upload.write(piece)
             media_id = await upload.commit()
@@ -59,7 +65,7 @@ def test_pieces_make_the_same_file(tmp_path: Path) -> None:
 
 def test_limit_holds_while_the_file_arrives(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        async with store.writer("chunk") as upload:
+        async with store.writer("chunk", "") as upload:
             await upload.write(b"x" * 10)
             with pytest.raises(BadMedia, match=r"chunk: .* 10 bytes"):
                 await upload.write(b"x")
@@ -70,11 +76,10 @@ def test_limit_holds_while_the_file_arrives(tmp_path: Path) -> None:
 
 def test_abandoned_upload_leaves_no_trace(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        async with store.writer("chunk") as upload:
+        async with store.writer("chunk", "") as upload:
             await upload.write(b"half")
             assert len(files(tmp_path)) == 1
         assert files(tmp_path) == []
-        assert store.used_bytes == 0
 
     run(MediaConfig(tmp_path), work)
 
@@ -82,7 +87,7 @@ def test_abandoned_upload_leaves_no_trace(tmp_path: Path) -> None:
 def test_upload_cancelled_in_its_commit_is_stored_or_leaves_no_trace(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
         async def upload() -> None:
-            await store.put(b"picture", "image")
+            await store.put(b"picture", "image", "")
 
         for steps in range(12):  # cancel it ever later, until it is through
             task = asyncio.create_task(upload())
@@ -90,8 +95,9 @@ def test_upload_cancelled_in_its_commit_is_stored_or_leaves_no_trace(tmp_path: P
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
-        await asyncio.get_running_loop().shutdown_default_executor()
-        assert all(name in store for name in files(tmp_path))
+        await store.close()
+        for name in files(tmp_path):
+            assert await store.visible("", name)
 
     run(MediaConfig(tmp_path), work)
 
@@ -100,7 +106,7 @@ def test_lost_directory_is_unavailable(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
         (tmp_path / "incoming").rmdir()
         with pytest.raises(Unavailable, match="the media store cannot be used"):
-            await store.put(b"picture", "image")
+            await store.put(b"picture", "image", "")
 
     run(MediaConfig(tmp_path), work)
 
@@ -108,7 +114,7 @@ def test_lost_directory_is_unavailable(tmp_path: Path) -> None:
 def test_full_disk_is_unavailable(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
         with files_of_at_most(MIB), pytest.raises(Unavailable, match="the media store cannot be used"):
-            await store.put(b"x" * 2 * MIB, "image")
+            await store.put(b"x" * 2 * MIB, "image", "")
         assert files(tmp_path) == []
 
     run(MediaConfig(tmp_path), work)
@@ -127,13 +133,13 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def test_least_recently_used_is_dropped_at_the_quota(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        first, second = await store.put(b"1" * 40, "image"), await store.put(b"2" * 40, "image")
+        first, second = await store.put(b"1" * 40, "image", ""), await store.put(b"2" * 40, "image", "")
         await read(store, first)
-        third = await store.put(b"3" * 40, "image")
-        assert second not in store
+        third = await store.put(b"3" * 40, "image", "")
+        assert not await store.visible("", second)
         with pytest.raises(NotFound):
             await store.open(second)
-        assert store.used_bytes == 80
+        assert await used_bytes(tmp_path) == 80
         assert files(tmp_path) == sorted([first, third])
 
     run(MediaConfig(tmp_path, max_file_bytes=50, quota_bytes=100), work)
@@ -141,11 +147,11 @@ def test_least_recently_used_is_dropped_at_the_quota(tmp_path: Path) -> None:
 
 def test_open_file_outlives_its_drop(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        media_id = await store.put(b"picture", "image")
+        media_id = await store.put(b"picture", "image", "")
         with await store.open(media_id) as file:
-            await store.delete(media_id)
+            await store.forget("", media_id)
             assert file.read() == b"picture"
-        assert media_id not in store
+        assert not await store.visible("", media_id)
 
     run(MediaConfig(tmp_path), work)
 
@@ -155,18 +161,20 @@ def test_next_process_finds_the_files_and_their_order(tmp_path: Path) -> None:
 
     async def fill(store: MediaStore) -> None:
         for number in range(3):
-            names.append(await store.put(bytes([number]) * 40, "image"))
+            names.append(await store.put(bytes([number]) * 40, "image", ""))
 
     async def reopen(store: MediaStore) -> None:
-        assert store.used_bytes == 120
-        await store.put(b"new" * 10, "image")
-        assert [name in store for name in names] == [True, False, True]
+        assert await used_bytes(tmp_path) == 120
+        await store.put(b"new" * 10, "image", "")
+        assert [await store.visible("", name) for name in names] == [True, False, True]
 
     run(MediaConfig(tmp_path, quota_bytes=120), fill)
     for age, number in ((30, 1), (20, 0), (10, 2)):
-        path = tmp_path / names[number][:2] / names[number]
+        (path,) = tmp_path.glob(f"*/{names[number]}.*")
         os.utime(path, (path.stat().st_mtime - age,) * 2)
-    (tmp_path / "incoming" / "leftover").write_bytes(b"half a file")
+    leftover = tmp_path / "incoming" / "leftover"
+    leftover.write_bytes(b"half a file")
+    os.utime(leftover, (0, 0))
     run(MediaConfig(tmp_path, quota_bytes=120), reopen)
     assert "leftover" not in files(tmp_path)
 
@@ -174,21 +182,24 @@ def test_next_process_finds_the_files_and_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("media_id", ["", "..", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n"])
 def test_ids_that_are_no_hash_are_not_found(tmp_path: Path, media_id: str) -> None:
     async def work(store: MediaStore) -> None:
-        assert media_id not in store
+        assert not await store.visible("", media_id)
         with pytest.raises(NotFound):
             await store.open(media_id)
-        await store.delete(media_id)
+        await store.forget("", media_id)
 
     run(MediaConfig(tmp_path), work)
 
 
 def test_file_removed_behind_its_back_is_not_found(tmp_path: Path) -> None:
     async def work(store: MediaStore) -> None:
-        media_id = await store.put(b"picture", "image")
-        (tmp_path / media_id[:2] / media_id).unlink()
+        media_id = await store.put(b"picture", "image", "")
+        (path,) = tmp_path.glob(f"*/{media_id}.*")
+        path.unlink()
         with pytest.raises(NotFound):
             await store.open(media_id)
-        assert store.used_bytes == 0
+        assert not await store.visible("", media_id)
+        assert await store.put(b"picture", "image", "") == media_id
+        assert await read(store, media_id) == b"picture"
 
     run(MediaConfig(tmp_path), work)
 
@@ -197,7 +208,7 @@ def test_private_directory_ends_with_the_store() -> None:
     found: list[Path] = []
 
     async def work(store: MediaStore) -> None:
-        media_id = await store.put(b"picture", "image")
+        media_id = await store.put(b"picture", "image", "")
         with await store.open(media_id) as file:
             found.append(Path(file.name))
             assert found[0].exists()
