@@ -166,8 +166,8 @@ class _PacketIndex:
 
     @property
     def start(self) -> int:
-        """Where to seek for the first frame."""
-        return self.key_frames[0] if self.key_frames else 0
+        """Where to seek for the first frame: before it, for others may claim the same time."""
+        return (self.key_frames[0] if self.key_frames else 0) - 1
 
     @property
     def span(self) -> int:

@@ -41,10 +41,11 @@ def film(
     container: str = "mp4",
     rate: int = 10,
     size: tuple[int, int] = (64, 48),
+    muxer: dict[str, str] | None = None,
 ) -> bytes:
     """A film whose frame number n is grey of level n * STEP."""
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
+    with av.open(file, "w", format=container, options=muxer or {}) as output:
         stream = output.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
@@ -55,6 +56,25 @@ def film(
             output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         output.mux(stream.encode())
     return file.getvalue()
+
+
+def timeless_film(frames: int) -> bytes:
+    """`film` with one time for all frames."""
+    data = film(frames, codec="mpeg4")
+    durations = data.index(b"stts") + 16
+    return data[:durations] + bytes(4) + data[durations + 4 :]
+
+
+def live_film(frames: int) -> bytes:
+    """`film` as a browser records it: a WebM whose header knows neither duration nor rate."""
+    return _unfinished(film(frames, codec="libvpx", container="webm", muxer={"live": "1"}))
+
+
+def _unfinished(data: bytes) -> bytes:
+    """Without the element DefaultDuration, in whose place stands a Void of the same length."""
+    at = data.index(b"\x23\xe3\x83")
+    length = 4 + (data[at + 3] & 0x7F)
+    return data[:at] + bytes([0xEC, 0x80 | (length - 2)]) + bytes(length - 2) + data[at + length :]
 
 
 def frame_numbers(tiles: np.ndarray) -> list[int]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl.errors import BadMedia, InvalidField
-from tests.unit.media_samples import encoded, film, frame_numbers, picture
+from tests.unit.media_samples import encoded, film, frame_numbers, live_film, picture, timeless_film
 from vision_service.limits import MediaLimits
 from vision_service.media import decode_media, inspect_media
 from vision_service.options import VideoOptions
@@ -128,6 +128,25 @@ def test_a_codec_off_the_list_is_refused(codec: str, container: str) -> None:
 def test_a_film_without_pictures_is_refused() -> None:
     with pytest.raises(BadMedia, match="the film is damaged, cut short or of an unknown codec"):
         inspect_media(film(5)[:60], LIMITS)
+
+
+@pytest.mark.parametrize("frames", [2, 3, 30])
+def test_a_film_that_names_no_duration_is_counted(frames: int) -> None:
+    """Browsers record such; decord refuses them."""
+    info = inspect_media(live_film(frames), LIMITS)
+    assert (info.frame_count, info.duration_s) == (frames, pytest.approx(frames / 10, rel=0.02))
+    media = decode_media(live_film(frames), options(4), LIMITS)
+    assert frame_numbers(media.tiles) == reference_indices(None, 10.0, frames - 1, 4)
+
+
+def test_frames_without_a_time_of_their_own_are_counted() -> None:
+    media = decode_media(timeless_film(12), options(12), LIMITS)
+    assert frame_numbers(media.tiles) == reference_indices(None, 1.0, 11, 12)
+
+
+def test_a_film_of_one_frame_and_no_rate_is_refused() -> None:
+    with pytest.raises(BadMedia, match="the film does not say how fast it runs"):
+        inspect_media(live_film(1), LIMITS)
 
 
 def test_still_pictures_are_no_films() -> None:
