@@ -11,9 +11,10 @@ from internvl.errors import ConfigError
 from internvl_client.answer import Answer
 from internvl_client.channel import ADDRESS_VARIABLE, API_KEY_VARIABLE, DEFAULT_TIMEOUT_S, default_address
 from internvl_client.client import Client
-from internvl_client.content import Image, Video
+from internvl_client.content import Image, MediaSource, Video
 from internvl_client.errors import InternVLError, ServerError, Unavailable
 from internvl_client.options import SamplingOptions
+from internvl_client.requests import MAX_INLINE_BYTES
 from internvl_client.terminal import Screen, Talk
 
 _GREETING_TIMEOUT_S = 10.0
@@ -94,8 +95,8 @@ def _chat(client: Client, screen: Screen, arguments: Namespace) -> int:
         if arguments.replay_bundle is not None:
             raise ConfigError("--replay-bundle: goes with a question")
         return _talk(client, screen, arguments)
-    images = [Image(path, max_tiles=arguments.max_tiles) for path in arguments.image]
-    videos = [Video(path, frames=arguments.frames) for path in arguments.video]
+    images = [Image(_source(client, screen, path), max_tiles=arguments.max_tiles) for path in arguments.image]
+    videos = [Video(_source(client, screen, path), frames=arguments.frames) for path in arguments.video]
     stream = client.chat(
         arguments.question,
         images=images,
@@ -110,6 +111,12 @@ def _chat(client: Client, screen: Screen, arguments: Namespace) -> int:
             return 130
     _write_bundle(stream.result(), arguments.replay_bundle)
     return 0
+
+
+def _source(client: Client, screen: Screen, path: str) -> MediaSource:
+    """The file itself; a large one as an upload, which shows how far it is."""
+    file = Path(path)
+    return screen.upload(client, path) if file.is_file() and file.stat().st_size > MAX_INLINE_BYTES else path
 
 
 def _write_bundle(answer: Answer, file: Path | None) -> None:

@@ -16,6 +16,7 @@ import kubernetes_validate
 import yaml
 
 MANIFESTS = Path(__file__).parents[1] / "kubernetes"
+MANY_GATEWAYS = MANIFESTS / "many-gateways"
 # preStop.sleep is on by default since 1.30.
 KUBERNETES_VERSIONS = ("1.30", "1.37")
 
@@ -40,6 +41,9 @@ def resources(folder: Path) -> Iterator[Resource]:
     """
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     for file in kustomization["resources"]:
+        if (folder / file).is_dir():
+            yield from resources(folder / file)
+            continue
         for body in yaml.safe_load_all((folder / file).read_text()):
             yield Resource(file, body)
 
@@ -60,7 +64,7 @@ def problems(resource: Resource) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Print every problem; exit status 1 if there is one."""
-    folder = Path(arguments[0]) if arguments else MANIFESTS
+    folder = Path(arguments[0]) if arguments else MANY_GATEWAYS
     listed = list(resources(folder))
     found = [problem for resource in listed for problem in problems(resource)]
     for problem in found:

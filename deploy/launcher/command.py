@@ -34,7 +34,7 @@ def configure(parser: ArgumentParser) -> None:
         help="where to listen (default: 50050,50051,50052,8000); auto picks free ports; HTTP 0 leaves it out",
     )
     add("--threads", type=int, metavar="N", help="compute threads of each model (default: half the cores)")
-    add("--store", type=Path, metavar="PATH", help="SQLite file of the conversations (default: in memory)")
+    add("--store", metavar="PATH|URL", help="as of the gateway: a file, or redis://... (default: in memory)")
     add("--log-dir", type=Path, metavar="DIR", help="write logs to files instead of standard error")
     add("--log-level", default=defaults.log_level, choices=LOG_LEVELS, help="least severe log line")
     add(

@@ -43,7 +43,7 @@ class LaunchConfig:
         threads: compute threads of each model tier on CPU; None gives each half of the cores. The tiers work
             at the same time (one tile is encoded while the one before it is read), so more would only get in
             each other's way.
-        store: SQLite file of the conversations; None keeps them in memory.
+        store: where conversations are kept, as of the gateway; None keeps them in memory.
         log_dir: a file for each service; None passes their lines on to `log`.
         log_level: least severe line that the services write.
         ready_timeout_s: longest wait for all of them.
@@ -55,7 +55,7 @@ class LaunchConfig:
     weights: str | None = None
     ports: Ports | None = Ports()
     threads: int | None = None
-    store: Path | None = None
+    store: str | None = None
     log_dir: Path | None = None
     log_level: str = "info"
     ready_timeout_s: float = 180.0
@@ -88,7 +88,7 @@ def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
     """The processes to start, in the order in which they stop: the front first, so that it drains."""
     ports = config.ports or Ports.free()
     gateway, vision, llm = (f"127.0.0.1:{port}" for port in (ports.gateway, ports.vision, ports.llm))
-    store = ("--store", str(config.store)) if config.store is not None else ()
+    store = ("--store", config.store) if config.store is not None else ()
     http = f"127.0.0.1:{ports.http}" if ports.http else ""
     door = ("--http-listen", http) if http else ()
     front = _service(GATEWAY, gateway, config, "gateway", "--vision", vision, "--llm", llm, *store, *door)

@@ -152,7 +152,7 @@ def test_log_that_cannot_be_written_holds_up_no_service() -> None:
 
 
 def test_plan_names_every_service_and_shares_the_cores() -> None:
-    config = LaunchConfig(Path("model"), ports=Ports(1, 2, 3), threads=5, store=Path("chat.db"))
+    config = LaunchConfig(Path("model"), ports=Ports(1, 2, 3), threads=5, store="chat.db")
     gateway, llm, vision = plan_services(config)
     assert [service.address for service in (gateway, llm, vision)] == [
         "127.0.0.1:1",

@@ -17,7 +17,7 @@ import yaml
 import gateway.config
 import llm_service.config
 import vision_service.config
-from deploy.checks.manifests import MANIFESTS, Resource, problems, resources
+from deploy.checks.manifests import MANIFESTS, MANY_GATEWAYS, Resource, problems, resources
 from internvl.rpc.server import LIVE, READY
 
 ROOT = Path(__file__).parents[2]
@@ -247,3 +247,28 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
     text = re.sub(r"\\\n\s*", "", dockerfile.read_text())
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines)]
+
+
+@pytest.mark.parametrize(
+    "resource", [each for each in resources(MANY_GATEWAYS) if each.file == "redis.yaml"], ids=lambda r: r.name
+)
+def test_redis_of_many_gateways_is_valid_for_kubernetes(resource: Resource) -> None:
+    assert problems(resource) == []
+
+
+def test_many_gateways_keep_nothing_themselves_and_ask_for_keys() -> None:
+    patch = yaml.safe_load((MANY_GATEWAYS / "gateway.yaml").read_text())
+    assert patch["metadata"]["name"] == find("Deployment", "gateway")["metadata"]["name"]
+    pod = patch["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    config, alone = (
+        PARSERS["gateway"](args) for args in (container["args"], container_of("gateway")["args"])
+    )
+    assert (config.server, config.vision, config.llm) == (alone.server, alone.vision, alone.llm)
+    services = [each.body for each in resources(MANY_GATEWAYS) if each.body["kind"] == "Service"]
+    (port,) = next(each["spec"]["ports"] for each in services if each["metadata"]["name"] == "redis")
+    assert config.store == f"redis://redis:{port['port']}/0"
+    assert str(config.media.directory).startswith("s3://")
+    (keys,) = (mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "keys")
+    assert Path(config.access.api_keys).is_relative_to(keys)
+    assert not any(volume.get("persistentVolumeClaim") for volume in pod["volumes"])
