@@ -1,0 +1,1 @@
+"""What the vision service does with the embedded model, and with a tower of the released size."""

@@ -1,0 +1,63 @@
+"""A vision service in a process of its own, and what its metrics say."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+_START_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service.
+
+    Attributes:
+        address: for gRPC.
+    """
+
+    address: str
+    _metrics: str
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels of one sample, for example `encoder_busy_seconds_total`."""
+        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = (sample for family in families for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == f"internvl_vision_{name}")
+
+
+@contextmanager
+def running_service(*flags: str) -> Iterator[Service]:
+    """Start a service and wait until it answers; it ends with the block.
+
+    Args:
+        flags: of the vision service; what is not said has its default.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        address, metrics = f"unix:{Path(folder) / 'vision'}", f"127.0.0.1:{_free_port()}"
+        command = [sys.executable, "-m", "vision_service", "--listen", address, "--metrics-listen", metrics]
+        process = subprocess.Popen([*command, "--log-level", "warning", *flags])
+        try:
+            with grpc.insecure_channel(address) as channel:
+                grpc.channel_ready_future(channel).result(timeout=_START_S)
+            yield Service(address, metrics)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
