@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from internvl.errors import InternalError, InvalidField, ServingError
+from internvl.rpc.request_stream import RequestStream
 from internvl.telemetry import get_logger
 from internvl.v1 import llm_service_pb2, llm_service_pb2_grpc
 from llm_service.engine.events import Admitted
@@ -27,7 +28,7 @@ _log = get_logger("llm")
 _GOODBYE_S = 0.1
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Incoming: TypeAlias = AsyncIterator[llm_service_pb2.GenerateRequest]
+Incoming: TypeAlias = RequestStream[llm_service_pb2.GenerateRequest]
 
 
 class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
@@ -45,7 +46,7 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
         self._writer = writer
         self._info = info
 
-    async def Generate(
+    async def Generate(  # type: ignore[override]  # the interceptor makes every stream of requests one
         self, request_iterator: Incoming, context: Context
     ) -> AsyncIterator[llm_service_pb2.GenerateResponse]:
         opened = await self._open(request_iterator, context)
@@ -77,9 +78,10 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
         return self._info
 
     async def _open(self, incoming: Incoming, context: Context) -> Opened:
-        first = await anext(aiter(incoming), None)
+        first = await anext(incoming, None)
         if first is None or not first.HasField("open"):
             raise InvalidField("open", "must be the first message")
+        incoming.quiet = True  # until it is told which tiles to send
         now, remaining_s = time.monotonic(), context.time_remaining()
         deadline = None if remaining_s is None else now + remaining_s
         # In a thread, because long texts take long and everybody's streams live on this event loop.
@@ -93,6 +95,7 @@ class LlmService(llm_service_pb2_grpc.LlmServiceServicer):
         tasks: list[asyncio.Task[None]] = []
 
         def start(admitted: Admitted) -> None:
+            incoming.quiet = not admitted.needed
             intake = self._reader.tile_intake(opened, admitted)
             tasks.append(asyncio.create_task(self._take_tiles(incoming, intake, opened.request, over)))
 

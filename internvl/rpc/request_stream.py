@@ -13,6 +13,10 @@ M = TypeVar("M")
 
 DRAIN_S = 5.0
 DRAIN_IDLE_S = 0.2
+DRAIN_QUIET_S = 0.02
+
+_LOOKS = 4
+"""Each wait is cut into so many: a machine that stood still for one is no client that pauses."""
 
 
 UNREADABLE = object()
@@ -35,9 +39,14 @@ class RequestStream(Generic[M]):
 
     A grpc.aio client that is still writing when its call ends sees INTERNAL instead of the refusal. So what
     it sends is read and thrown away until it has finished, pauses, or goes on for too long.
+
+    Attributes:
+        quiet: whether the contract leaves the client nothing to send at this time. One that keeps to it is
+            not writing, so a refusal need hardly wait for it; one that does not is drained like any other.
     """
 
     def __init__(self, messages: AsyncIterable[M]) -> None:
+        self.quiet = False
         self._source = messages
         self._messages: AsyncIterator[M] | None = None
         self._ended = False
@@ -55,12 +64,29 @@ class RequestStream(Generic[M]):
             raise
 
     async def drain(self) -> None:
-        """Read on until the client has finished, pauses for `DRAIN_IDLE_S` or goes on for `DRAIN_S`."""
+        """Read on until the client has finished, pauses for `DRAIN_IDLE_S` or goes on for `DRAIN_S`.
+
+        One that is to be quiet need only be so for `DRAIN_QUIET_S`.
+        """
         if self._ended:
             return
+        patience_s = DRAIN_QUIET_S if self.quiet else DRAIN_IDLE_S
         # RuntimeError: a task of the handler is reading at this very moment, and so drains the stream itself.
         with suppress(TimeoutError, StopAsyncIteration, RuntimeError):
             async with asyncio.timeout(DRAIN_S):
-                while True:
-                    with suppress(InvalidField):
-                        await asyncio.wait_for(anext(self), DRAIN_IDLE_S)
+                while await self._skip(patience_s):
+                    patience_s = DRAIN_IDLE_S
+
+    async def _skip(self, within_s: float) -> bool:
+        """Throw the next message away; whether one came in time."""
+        reading = asyncio.ensure_future(anext(self))
+        try:
+            for _ in range(_LOOKS):
+                await asyncio.wait({reading}, timeout=within_s / _LOOKS)
+            came = reading.done()
+        finally:
+            reading.cancel()
+        if came:
+            with suppress(InvalidField):
+                reading.result()
+        return came
