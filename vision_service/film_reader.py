@@ -95,7 +95,12 @@ class FilmReader:
 
     def _seek(self, time: int) -> None:
         """Go to the first frame of the key frame at or before `time`, or stay if that shows none."""
-        self._container.seek(time, stream=self._stream)
+        try:
+            self._container.seek(time, stream=self._stream)
+        except MemoryError:
+            raise
+        except Exception:
+            raise BadMedia("chunk", UNREADABLE) from None
         self._frames, self._position = self._decode(), -1
         self._frame = self._next_frame() or self._frame
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from internvl.errors import BadMedia, InvalidField
+from tests.contract.hostile_files import hostile_files
 from tests.unit.media_samples import LEAK, encoded, film, picture
 from vision_service.decoding import DecodeConfig, MediaDecoder
 from vision_service.limits import MediaLimits
@@ -194,6 +195,13 @@ def test_a_decoder_gives_back_what_a_large_file_took() -> None:
     before, after, peak = asyncio.run(scenario())
     assert peak > before + 55
     assert after < before + 30
+
+
+def test_a_film_that_cannot_be_rewound_is_refused_by_its_decoder() -> None:
+    """Refused, not died of: a traceback of the decoder would tell of libraries and paths."""
+    data = hostile_files()["webm of bytes turned over"].data
+    with pytest.raises(BadMedia, match="the film is damaged"):
+        decode_media(data, VIDEO, LIMITS)
 
 
 def test_no_film_counts_against_the_next() -> None:
