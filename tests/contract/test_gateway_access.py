@@ -17,6 +17,8 @@ from gateway.access import AccessConfig
 from gateway.config import Config
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2 as chat
+from internvl.v1 import content_pb2
+from tests.contract.fake_vision import picture
 from tests.contract.gateway_tiers import Stack, bounded, chat_request, gateway_stack
 
 QUICK = ServerConfig("127.0.0.1:0")
@@ -118,6 +120,22 @@ def test_conversations_of_another_tenant_do_not_exist(config: Config) -> None:
             assert not listed.conversations
             listed = await stack.chat.ListConversations(chat.ListConversationsRequest(), metadata=ANN)
             assert [item.version for item in listed.conversations] == [1]
+
+    work()
+
+
+def test_media_of_another_tenant_does_not_exist_until_it_is_brought(config: Config) -> None:
+    @bounded
+    async def work() -> None:
+        async with gateway_stack(config) as stack:
+            uploaded = await stack.chat.UploadMedia(uploads(picture(1)), metadata=ANN)
+            source = content_pb2.MediaSource(media_id=uploaded.media_id)
+            turn = chat_request(content_pb2.Part(image=content_pb2.Image(source=source)), "what is it")
+            assert await outcome(stack.chat.Chat(turn, metadata=BOB)) is grpc.StatusCode.NOT_FOUND
+            assert not stack.vision.encoded
+            assert await outcome(stack.chat.Chat(turn, metadata=ANN)) is grpc.StatusCode.OK
+            await stack.chat.UploadMedia(uploads(picture(1)), metadata=BOB)
+            assert await outcome(stack.chat.Chat(turn, metadata=BOB)) is grpc.StatusCode.OK
 
     work()
 
