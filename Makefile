@@ -25,8 +25,8 @@ nano: .venv/runtime.stamp ## train the embedded model from scratch (hours; resum
 	$(BIN)/python -m models.recipe.train
 	$(BIN)/python -m models.recipe.export
 
-eval-nano: .venv/kernels.stamp ## measure the embedded model through the services; JSON=FILE keeps the result
-	$(BIN)/python -m benchmarks.eval_nano $(if $(JSON),--json $(JSON))
+eval-nano: .venv/kernels.stamp ## measure the embedded model through the services (DOOR=http); JSON=FILE keeps the result
+	$(BIN)/python -m benchmarks.eval_nano $(if $(DOOR),--door $(DOOR)) $(if $(JSON),--json $(JSON))
 
 bench-%: .venv/kernels.stamp ## run one measurement, `make bench-NAME`; JSON=FILE keeps the result
 	$(BIN)/python -m benchmarks.$(subst -,_,$*) $(if $(JSON),--json $(JSON))

@@ -1,6 +1,6 @@
 """How often the embedded model is right: held-out pictures and films, asked through the running services.
 
-    python -m benchmarks.eval_nano --json FILE
+    python -m benchmarks.eval_nano [--door http] --json FILE
 
 An answer counts when it equals the expected one to the letter. Conversations of two turns are real ones: the
 second question is asked after the model's own first answer.
@@ -17,12 +17,11 @@ from itertools import islice
 
 from tqdm import tqdm
 
+from benchmarks.doors import GRPC, HTTP, Door, open_door
 from benchmarks.report import Row, add_report_flags, report
 from deploy.launcher import LaunchConfig, launch
 from internvl.model_choice import add_weight_flags, weights_of
-from internvl_client import Client, Conversation, Image, Video
-from internvl_client.options import SayOptions
-from models.recipe.heldout import SKILLS, Case, Media, heldout_cases
+from models.recipe.heldout import SKILLS, Case, heldout_cases
 
 TARGET_OVERALL, TARGET_SKILL = 0.93, 0.85
 
@@ -30,8 +29,8 @@ TARGET_OVERALL, TARGET_SKILL = 0.93, 0.85
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     args = _parse(argv)
-    with _server(args) as address, Client(address) as client:
-        outcomes = list(_answers(client, heldout_cases(args.per_skill, tuple(args.skills)), args))
+    with _server(args) as address, open_door(args.door, address) as door:
+        outcomes = list(_answers(door, heldout_cases(args.per_skill, tuple(args.skills)), args))
     for case, answer in islice((o for o in outcomes if not _right(*o)), args.show_wrong):
         print(f"{case.skill} #{case.number}: {case.turns[-1][0]!r} -> {answer!r}, expected {case.expected!r}")
     report(_rows(outcomes), args.json)
@@ -39,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eval_nano", description=__doc__)
-    parser.add_argument("--address", help="a running gateway; without it the three services are started here")
+    parser.add_argument("--door", choices=(GRPC, HTTP), default=GRPC, help="how the gateway is asked (grpc)")
+    parser.add_argument(
+        "--address",
+        help="a running gateway, or the base URL of its HTTP API; without it the services are started here",
+    )
     parser.add_argument(
         "--per-skill", type=int, default=200, metavar="N", help="held-out cases of each skill (200)"
     )
@@ -57,31 +60,19 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
         yield args.address
         return
     with launch(LaunchConfig(ports=None, weights=weights_of(args))) as stack:
-        yield stack.gateway_address
+        yield stack.http_url if args.door == HTTP else stack.gateway_address
 
 
-def _answers(client: Client, cases: Iterable[Case], args: argparse.Namespace) -> Iterator[tuple[Case, str]]:
+def _answers(door: Door, cases: Iterable[Case], args: argparse.Namespace) -> Iterator[tuple[Case, str]]:
     total = args.per_skill * len(args.skills)
     with ThreadPoolExecutor(args.concurrency) as pool:
-        jobs = pool.map(lambda case: (case, _last_answer(client, case)), cases)
+        jobs = pool.map(lambda case: (case, last_answer(door, case)), cases)
         yield from tqdm(jobs, total=total, unit="case", desc="held-out cases")
 
 
-def _last_answer(client: Client, case: Case) -> str:
+def last_answer(door: Door, case: Case) -> str:
     """Ask every turn of a case in one conversation; the media go with the first."""
-    conversation: Conversation = client.conversation()
-    images = [Image(media.data) for media in case.media if media.kind == "image"]
-    videos = [_video(media) for media in case.media if media.kind == "video"]
-    answer = ""
-    for number, (question, _) in enumerate(case.turns):
-        shown = SayOptions(images=images, videos=videos) if number == 0 else SayOptions()
-        answer = conversation.say(question, **shown).result().text
-    conversation.delete()
-    return answer
-
-
-def _video(media: Media) -> Video:
-    return Video(media.data, frames=media.frames)
+    return door.last_answer([question for question, _ in case.turns], case.media)
 
 
 def _right(case: Case, answer: str) -> bool:
