@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from gateway.media_index import Added, MediaBounds, no_room, unknown_media
 from gateway.sqlite_store import Database
 
-_PINNED = "EXISTS (SELECT 1 FROM media_shown AS shown WHERE shown.media_id = media.media_id {scope})"
-_PINNED_BY_ANY = _PINNED.format(scope="")
-_PINNED_BY_TENANT = _PINNED.format(scope="AND shown.tenant = media.tenant")
+_PINNED_BY_ANY = "EXISTS (SELECT 1 FROM media_shown WHERE media_id = files.media_id)"
+_PINNED_BY_TENANT = (
+    "EXISTS (SELECT 1 FROM media_shown AS shown WHERE shown.media_id = media.media_id "
+    "AND shown.tenant = media.tenant)"
+)
+_SEEN = "INSERT INTO media VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET used = excluded.used"
 
 
 class SqliteMedia:
@@ -24,23 +27,29 @@ class SqliteMedia:
         self, tenant: str, media_id: str, size: int, place: str, bounds: MediaBounds
     ) -> Added | None:
         def work(db: sqlite3.Connection) -> Added | None:
-            known = db.execute("SELECT place FROM files WHERE media_id = ?", (media_id,)).fetchone()
+            now = time.time()
+            known = db.execute("SELECT size, place FROM files WHERE media_id = ?", (media_id,)).fetchone()
             if known is None and not place:
                 return None
             if known is None:
-                db.execute("INSERT INTO files VALUES (?, ?, ?)", (media_id, size, place))
-            db.execute("INSERT OR REPLACE INTO media VALUES (?, ?, ?)", (tenant, media_id, time.time()))
+                db.execute("INSERT INTO files VALUES (?, ?, ?, ?)", (media_id, size, place, now))
+            kept_size, kept_place = known or (size, place)
+            db.execute(_SEEN, (tenant, media_id, kept_size, now))
+            db.execute("UPDATE files SET used = ? WHERE media_id = ?", (now, media_id))
             _make_room_for_tenant(db, tenant, media_id, bounds.tenant_quota_bytes)
             _make_room(db, media_id, bounds.quota_bytes)
-            return Added(place if known is None else known[0], _unseen(db))
+            return Added(kept_place, _unseen(db))
 
         return await self._database.write(work)
 
     async def touch(self, tenant: str, media_id: str) -> bool:
         def work(db: sqlite3.Connection) -> bool:
-            used = (time.time(), tenant, media_id)
-            found = db.execute("UPDATE media SET used = ? WHERE tenant = ? AND media_id = ?", used)
-            return bool(found.rowcount)
+            now = time.time()
+            row = (now, tenant, media_id)
+            found = db.execute("UPDATE media SET used = ? WHERE tenant = ? AND media_id = ?", row).rowcount
+            if found:
+                db.execute("UPDATE files SET used = ? WHERE media_id = ?", (now, media_id))
+            return bool(found)
 
         return await self._database.write(work)
 
@@ -49,7 +58,8 @@ class SqliteMedia:
             row = db.execute("SELECT place FROM files WHERE media_id = ?", (media_id,)).fetchone()
             if row is None:
                 raise unknown_media()
-            db.execute("UPDATE media SET used = ? WHERE media_id = ?", (time.time(), media_id))
+            for table in ("media", "files"):
+                db.execute(f"UPDATE {table} SET used = ? WHERE media_id = ?", (time.time(), media_id))
             return str(row[0])
 
         return await self._database.write(work)
@@ -80,7 +90,7 @@ class SqliteMedia:
         return await self._database.write(work)
 
     async def used_bytes(self) -> int:
-        return await self._database.read(_total)
+        return await self._database.read(lambda db: _bytes(db, "all"))
 
 
 def show_media(db: sqlite3.Connection, tenant: str, conversation_id: str, media_ids: Iterable[str]) -> None:
@@ -90,10 +100,7 @@ def show_media(db: sqlite3.Connection, tenant: str, conversation_id: str, media_
 
 
 def _make_room_for_tenant(db: sqlite3.Connection, tenant: str, newest: str, quota: int | None) -> None:
-    if quota is None:
-        return
-    used = "SELECT coalesce(sum(size), 0) FROM media JOIN files USING (media_id) WHERE tenant = ?"
-    while db.execute(used, (tenant,)).fetchone()[0] > quota:
+    while quota is not None and _bytes(db, f"by {tenant}") > quota:
         oldest = db.execute(
             f"SELECT media_id FROM media WHERE tenant = ? AND media_id != ? AND NOT {_PINNED_BY_TENANT} "
             "ORDER BY used LIMIT 1",
@@ -105,30 +112,21 @@ def _make_room_for_tenant(db: sqlite3.Connection, tenant: str, newest: str, quot
 
 
 def _make_room(db: sqlite3.Connection, newest: str, quota: int) -> None:
-    excess = _total(db) - quota
-    while excess > 0:
+    while _bytes(db, "all") > quota:
         oldest = db.execute(
-            "SELECT media.media_id, max(size) FROM media JOIN files USING (media_id) "
-            f"WHERE media.media_id != ? AND NOT {_PINNED_BY_ANY} "
-            "GROUP BY media.media_id ORDER BY max(used) LIMIT 1",
+            f"SELECT media_id FROM files WHERE media_id != ? AND NOT {_PINNED_BY_ANY} ORDER BY used LIMIT 1",
             (newest,),
         ).fetchone()
         if oldest is None:
             raise no_room(quota, tenant=False)
-        media_id, size = oldest
-        db.execute("DELETE FROM media WHERE media_id = ?", (media_id,))
-        excess -= size
+        db.execute("DELETE FROM media WHERE media_id = ?", oldest)
 
 
-def _total(db: sqlite3.Connection) -> int:
-    """Bytes of all files that somebody sees."""
-    seen = "SELECT coalesce(sum(size), 0) FROM files WHERE media_id IN (SELECT media_id FROM media)"
-    return int(db.execute(seen).fetchone()[0])
+def _bytes(db: sqlite3.Connection, whose: str) -> int:
+    row = db.execute("SELECT bytes FROM media_bytes WHERE whose = ?", (whose,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def _unseen(db: sqlite3.Connection) -> tuple[str, ...]:
-    """Take files out that nobody sees, and return their places."""
-    unseen = db.execute(
-        "DELETE FROM files WHERE media_id NOT IN (SELECT media_id FROM media) RETURNING place"
-    ).fetchall()
-    return tuple(place for (place,) in unseen)
+    """Places of the files that this transaction took from everybody; triggers have noted them."""
+    return tuple(place for (place,) in db.execute("DELETE FROM unseen_files RETURNING place").fetchall())

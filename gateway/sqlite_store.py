@@ -18,7 +18,7 @@ T = TypeVar("T")
 _log = get_logger("store")
 
 # Counts changes of the schema below; a file of another number is refused.
-_SCHEMA_NUMBER = 2
+_SCHEMA_NUMBER = 3
 # Times are seconds since the epoch.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversations (
@@ -54,16 +54,39 @@ CREATE INDEX IF NOT EXISTS claims_by_expiry ON claims (expires);
 CREATE TABLE IF NOT EXISTS files (
     media_id TEXT PRIMARY KEY,
     size     INTEGER NOT NULL,
-    place    TEXT NOT NULL
+    place    TEXT NOT NULL,
+    used     REAL NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS files_by_use ON files (used);
 CREATE TABLE IF NOT EXISTS media (
     tenant   TEXT NOT NULL,
     media_id TEXT NOT NULL,
+    size     INTEGER NOT NULL,
     used     REAL NOT NULL,
     PRIMARY KEY (tenant, media_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS media_by_id ON media (media_id, used);
+CREATE INDEX IF NOT EXISTS media_by_id ON media (media_id);
 CREATE INDEX IF NOT EXISTS media_by_use ON media (used);
+CREATE INDEX IF NOT EXISTS media_of_tenant_by_use ON media (tenant, used);
+-- Bytes of `all` files, and of those that `by TENANT` are seen; places of files that nobody sees any longer.
+CREATE TABLE IF NOT EXISTS media_bytes (whose TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS unseen_files (place TEXT NOT NULL) STRICT;
+CREATE TRIGGER IF NOT EXISTS file_came AFTER INSERT ON files BEGIN
+    INSERT INTO media_bytes VALUES ('all', NEW.size) ON CONFLICT DO UPDATE SET bytes = bytes + NEW.size;
+END;
+CREATE TRIGGER IF NOT EXISTS file_went AFTER DELETE ON files BEGIN
+    UPDATE media_bytes SET bytes = bytes - OLD.size WHERE whose = 'all';
+    INSERT INTO unseen_files VALUES (OLD.place);
+END;
+CREATE TRIGGER IF NOT EXISTS media_seen AFTER INSERT ON media BEGIN
+    INSERT INTO media_bytes VALUES ('by ' || NEW.tenant, NEW.size)
+        ON CONFLICT DO UPDATE SET bytes = bytes + NEW.size;
+END;
+CREATE TRIGGER IF NOT EXISTS media_unseen AFTER DELETE ON media BEGIN
+    UPDATE media_bytes SET bytes = bytes - OLD.size WHERE whose = 'by ' || OLD.tenant;
+    DELETE FROM files WHERE media_id = OLD.media_id
+        AND NOT EXISTS (SELECT 1 FROM media WHERE media_id = OLD.media_id);
+END;
 CREATE TABLE IF NOT EXISTS media_shown (
     tenant          TEXT NOT NULL,
     media_id        TEXT NOT NULL,
@@ -149,7 +172,17 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         (number,) = db.execute("PRAGMA user_version").fetchone()
         if tables and number != _SCHEMA_NUMBER:
             raise ConfigError(f"--store: {path} was written by another version of this program")
-        for statement in filter(str.strip, _SCHEMA.split(";")):
+        for statement in _statements(_SCHEMA):
             db.execute(statement)
         db.execute(f"PRAGMA user_version = {_SCHEMA_NUMBER}")
     return connection
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: `executescript` would end the transaction."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
