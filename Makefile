@@ -10,7 +10,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full-width test-equality soak check format lint types imports protos protos-release \
+.PHONY: help demo test test-full-width test-equality test-faults soak check format lint types imports protos protos-release \
         check-protos check-client check-manifests check-licences nano eval-nano lock clean
 
 help: ## list the commands
@@ -45,6 +45,9 @@ test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (s
 
 test-equality: .venv/test.stamp ## 200 mixes of requests: every answer as if alone (slow); JSON=FILE keeps fast mode's drift
 	OMP_NUM_THREADS=1 EQUALITY_JSON=$(JSON) $(BIN)/python -m pytest -m slow tests/equality
+
+test-faults: .venv/test.stamp ## SIGKILL every process in the middle of things, 20 times over (slow)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/faults
 
 soak: .venv/test.stamp ## 10,000 requests with every kind of trouble, and nothing left of them (slow)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/soak

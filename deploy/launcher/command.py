@@ -33,7 +33,26 @@ def configure(parser: ArgumentParser) -> None:
         metavar="auto|GATEWAY,VISION,LLM[,HTTP]",
         help="where to listen (default: 50050,50051,50052,8000); auto picks free ports; HTTP 0 leaves it out",
     )
-    add("--threads", type=int, metavar="N", help="compute threads of each model (default: half the cores)")
+    add(
+        "--vision-replicas",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes of the vision service, each with the model (default: 1)",
+    )
+    add(
+        "--llm-replicas",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes of the language service, each with the model (default: 1)",
+    )
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="compute threads of each model process (default: half the cores for each tier)",
+    )
     add("--store", metavar="PATH|URL", help="as of the gateway: a file, or redis://... (default: in memory)")
     add("--log-dir", type=Path, metavar="DIR", help="write logs to files instead of standard error")
     add("--log-level", default=defaults.log_level, choices=LOG_LEVELS, help="least severe log line")
@@ -53,6 +72,8 @@ def run(arguments: Namespace) -> int:
         device=arguments.device,
         weights=weights_of(arguments),
         ports=arguments.ports,
+        vision_replicas=arguments.vision_replicas,
+        llm_replicas=arguments.llm_replicas,
         threads=arguments.threads,
         store=arguments.store,
         log_dir=arguments.log_dir,
@@ -64,7 +85,7 @@ def run(arguments: Namespace) -> int:
     try:
         with launch(config, log=_relay, report=_report) as stack:
             _announce(stack)
-            stack.wait()
+            stack.wait(_report)
     except KeyboardInterrupt:
         _report("stopped")
         return 0
@@ -91,6 +112,12 @@ def _ports(text: str) -> Ports | None:
     return Ports(*numbers)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError("must be a whole number, 1 to 64")
+    return int(text)
+
+
 def _announce(stack: Stack) -> None:
     for name, process in stack.processes.items():
         print(f"{name:<8} {process.service.address:<16} process {process.pid}")
@@ -99,7 +126,7 @@ def _announce(stack: Stack) -> None:
     address = stack.gateway_address
     hint = "" if address.endswith(":50050") else f" --address {address}"
     print(f'Try: internvl chat{hint} -i photo.jpg "What is this?"', flush=True)
-    _report("Ctrl-C stops all three")
+    _report("Ctrl-C stops them all")
 
 
 def _relay(name: str, line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,9 +41,11 @@ class LaunchConfig:
         device: `cpu` or `gpu:N`, for both model tiers.
         weights: how both keep their weights, see `ModelChoice`.
         ports: None picks free ones.
-        threads: compute threads of each model tier on CPU; None gives each half of the cores. The tiers work
-            at the same time (one tile is encoded while the one before it is read), so more would only get in
-            each other's way.
+        threads: compute threads of each model process on CPU; None gives each tier half of the cores. The
+            tiers work at the same time (one tile is encoded while the one before it is read), so more would
+            only get in each other's way.
+        vision_replicas: processes of the vision tier; those after the first listen on free ports.
+        llm_replicas: processes of the language tier, likewise.
         store: where conversations are kept, as of the gateway; None keeps them in memory.
         log_dir: a file for each service; None passes their lines on to `log`.
         log_level: least severe line that the services write.
@@ -55,6 +58,8 @@ class LaunchConfig:
     weights: str | None = None
     ports: Ports | None = Ports()
     threads: int | None = None
+    vision_replicas: int = 1
+    llm_replicas: int = 1
     store: str | None = None
     log_dir: Path | None = None
     log_level: str = "info"
@@ -67,7 +72,7 @@ class Service:
     """One process of the system.
 
     Attributes:
-        name: what people call it.
+        name: what people call it; replicas after the first end in their number, such as `llm-2`.
         arguments: the command line.
         address: where it will listen.
         http_address: where it will listen for HTTP; empty for nowhere.
@@ -83,6 +88,11 @@ class Service:
         """All addresses that it needs for itself."""
         return (self.address, self.http_address) if self.http_address else (self.address,)
 
+    @property
+    def tier(self) -> str:
+        """What it is a replica of."""
+        return self.name.partition("-")[0]
+
 
 def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
     """The processes to start, in the order in which they stop: the front first, so that it drains."""
@@ -91,12 +101,28 @@ def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
     store = ("--store", config.store) if config.store is not None else ()
     http = f"127.0.0.1:{ports.http}" if ports.http else ""
     door = ("--http-listen", http) if http else ()
-    front = _service(GATEWAY, gateway, config, "gateway", "--vision", vision, "--llm", llm, *store, *door)
+    llms = _replicas(LLM, llm, config.llm_replicas)
+    visions = _replicas(VISION, vision, config.vision_replicas)
+    tiers = ("--vision", ",".join(visions.values()), "--llm", ",".join(llms.values()))
+    front = _service(GATEWAY, gateway, config, "gateway", *tiers, *store, *door)
     return (
         replace(front, http_address=http),
-        _service(LLM, llm, config, "llm_service", *_model_arguments(config)),
-        _service(VISION, vision, config, "vision_service", *_model_arguments(config)),
+        *_tier(llms, config, "llm_service"),
+        *_tier(visions, config, "vision_service"),
     )
+
+
+def _replicas(tier: str, first: str, count: int) -> dict[str, str]:
+    """Names and addresses of the replicas of a tier."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count - 1)]
+        others = [f"127.0.0.1:{each.getsockname()[1]}" for each in held]
+    return {tier: first} | {f"{tier}-{number}": address for number, address in enumerate(others, 2)}
+
+
+def _tier(replicas: dict[str, str], config: LaunchConfig, module: str) -> Iterator[Service]:
+    for name, address in replicas.items():
+        yield _service(name, address, config, module, *_model_arguments(config, len(replicas)))
 
 
 def _service(name: str, address: str, config: LaunchConfig, module: str, *arguments: str) -> Service:
@@ -108,7 +134,7 @@ def _service(name: str, address: str, config: LaunchConfig, module: str, *argume
     return Service(name, (sys.executable, "-m", module, *common, *arguments), address)
 
 
-def _model_arguments(config: LaunchConfig) -> tuple[str, ...]:
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // 2)
+def _model_arguments(config: LaunchConfig, replicas: int) -> tuple[str, ...]:
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // 2 // replicas)
     model = ("--model", str(config.model)) if config.model is not None else ()
     return (*model, "--device", config.device, *weight_flags(config.weights), "--threads", str(threads))

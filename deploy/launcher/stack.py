@@ -73,13 +73,21 @@ class Stack:
                     report(f"{process.service.name} is ready after {time.monotonic() - began:.1f} s")
         self._check_all_alive()
 
-    def wait(self) -> None:
-        """Wait for as long as all services run.
+    def wait(self, report: Report | None = None) -> None:
+        """Wait for as long as every tier has a process; a replica that ends while others go on is reported.
 
         Raises:
-            LaunchError: one ended by itself; names it.
+            LaunchError: the last one of a tier ended by itself; names it.
         """
-        raise _died(self._ended.get())
+        while True:
+            ended = self._ended.get()
+            tier = ended.service.tier
+            others = [one for one in self.processes.values() if one.service.tier == tier and one is not ended]
+            if all(one.exit_code is not None for one in others):
+                raise _died(ended)
+            (report or _ignore)(
+                f"{ended.service.name} ended by itself ({_describe_exit(ended.exit_code)}); others go on"
+            )
 
     def stop(self, grace_s: float) -> None:
         """Stop all: the front first, so that answers finish. What does not stop in time is killed."""

@@ -1,0 +1,1 @@
+"""What the gateway costs: added latency, bytes moved, memory."""

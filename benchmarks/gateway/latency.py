@@ -1,0 +1,102 @@
+"""Time to the first token and between tokens, through the gateway and straight from the language service."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from benchmarks.report import Row
+from internvl.v1 import (
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    content_pb2,
+    llm_service_pb2,
+    llm_service_pb2_grpc,
+)
+
+_STREAMS = 16
+_TOKENS = 48
+_SAMPLING = llm_service_pb2.SamplingParams(max_tokens=_TOKENS, min_tokens=_TOKENS)
+
+Ask = Callable[[str], AsyncIterator[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds, of all streams."""
+
+    first: list[float] = field(default_factory=list)
+    between: list[float] = field(default_factory=list)
+
+
+async def latency_rows(gateway: str, llm: str, rounds: int) -> list[Row]:
+    """Rounds of 16 streams, one way and the other in turn, so that both meet the same machine."""
+    async with grpc.aio.insecure_channel(gateway) as front, grpc.aio.insecure_channel(llm) as back:
+        chat = chat_service_pb2_grpc.ChatServiceStub(front)
+        generate = llm_service_pb2_grpc.LlmServiceStub(back)
+        ways: list[tuple[Ask, Times]] = [
+            (lambda text: _through(chat, text), Times()),
+            (lambda text: _straight(generate, text), Times()),
+        ]
+        for ask, _ in ways:
+            await _round(ask, "warm", Times())
+        for number in range(rounds):
+            for ask, times in ways if number % 2 else reversed(ways):
+                await _round(ask, f"{number}", times)
+    (_, through), (_, straight) = ways
+    return [
+        _added("added_ttft_p50_ms", through.first, straight.first, 50, 3.0),
+        _added("added_ttft_p99_ms", through.first, straight.first, 99, 15.0),
+        _added("added_itl_p50_ms", through.between, straight.between, 50, 1.0),
+    ]
+
+
+async def _round(ask: Ask, name: str, times: Times) -> None:
+    await asyncio.gather(*(_stream(ask(f"Question {name} {number}"), times) for number in range(_STREAMS)))
+
+
+async def _stream(events: AsyncIterator[Any], times: Times) -> None:
+    last = began = time.perf_counter()
+    async for event in events:
+        if not event.HasField("delta"):
+            continue
+        now = time.perf_counter()
+        if last == began:
+            times.first.append(now - began)
+        else:
+            times.between.append(now - last)
+        last = now
+
+
+def _through(stub: Any, text: str) -> AsyncIterator[Any]:
+    message = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[content_pb2.Part(text=text)])
+    return aiter(stub.Chat(chat_service_pb2.ChatRequest(messages=[message], sampling=_SAMPLING)))
+
+
+async def _straight(stub: Any, text: str) -> AsyncIterator[Any]:
+    part = llm_service_pb2.PromptPart(text=text)
+    message = llm_service_pb2.PromptMessage(role=content_pb2.ROLE_USER, parts=[part])
+    opening = llm_service_pb2.GenerateOpen(messages=[message], sampling=_SAMPLING)
+
+    async def requests() -> AsyncIterator[llm_service_pb2.GenerateRequest]:
+        yield llm_service_pb2.GenerateRequest(open=opening)
+
+    async for response in stub.Generate(requests()):
+        yield response
+
+
+def _added(metric: str, through: list[float], straight: list[float], percent: int, goal: float) -> Row:
+    with_ms, without_ms = (_percentile(times, percent) * 1e3 for times in (through, straight))
+    added = with_ms - without_ms
+    against = f"goal <= {goal:g}; {with_ms:.2f} through the gateway, {without_ms:.2f} straight, 16 streams"
+    return Row(metric, added, "ms", against, added / goal)
+
+
+def _percentile(times: list[float], percent: int) -> float:
+    return statistics.quantiles(times, n=100, method="inclusive")[percent - 1]
