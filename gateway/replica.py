@@ -17,7 +17,7 @@ from internvl.rpc import error_from_rpc, open_direct_channel
 C = TypeVar("C")
 
 # Between two attempts to watch a replica that cannot be reached.
-_RETRY_S, _MOST_RETRY_S = 0.1, 1.0
+_RETRY_S, _MOST_RETRY_S = 0.1, 0.5
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 

@@ -31,11 +31,13 @@ class RoutingConfig:
         load_bound: most requests of one replica, as a multiple of the mean of all.
         resolve_s: time between two looks at a tier's name.
         connect_s: longest wait, at the start of a turn, for a replica that nothing is known of yet.
+        away_s: longest wait where all are away: as long as it takes to notice that one has come.
     """
 
     load_bound: float = LOAD_BOUND
     resolve_s: float = 5.0
     connect_s: float = 5.0
+    away_s: float = 1.5
 
 
 class Replicas(Generic[C]):
@@ -74,7 +76,7 @@ class Replicas(Generic[C]):
         Args:
             key: calls of equal keys find the same caches.
             avoid: addresses that failed the caller before; taken only if there are no others.
-            patience_s: how long to wait while no replica serves; at least until all have been asked.
+            patience_s: how long to wait while no replica serves, if that is longer than usual.
 
         Raises:
             Unavailable: no replica serves.
@@ -117,8 +119,9 @@ class Replicas(Generic[C]):
             await replica.close()
 
     async def _pick(self, key: bytes, avoid: Collection[str], patience_s: float) -> Replica[C]:
-        now = time.monotonic()
-        patient_until, connecting_until = now + patience_s, now + max(patience_s, self._config.connect_s)
+        now, config = time.monotonic(), self._config
+        patient_until = now + max(patience_s, config.away_s)
+        connecting_until = now + max(patience_s, config.connect_s)
         while True:
             if (replica := self._choose(key, avoid)) is not None:
                 return replica

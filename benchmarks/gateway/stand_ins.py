@@ -61,7 +61,7 @@ class EchoLlm:
 
     def register(self, server: grpc.aio.Server) -> None:
         """By hand: the generated function would decode every tile."""
-        handler = grpc.stream_stream_rpc_method_handler(
+        handler: Any = grpc.stream_stream_rpc_method_handler(
             self._generate, response_serializer=llm_service_pb2.GenerateResponse.SerializeToString
         )
         _add(server, llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name, "Generate", handler)

@@ -37,10 +37,10 @@ def open_direct_channel(address: str, *, max_message_bytes: int = 8 * MIB) -> gr
     """
     # A pool of its own: two channels to one address would otherwise share a connection, and its fate.
     apart = ("grpc.use_local_subchannel_pool", 1)
-    return grpc.aio.insecure_channel(address, options=[apart, *_options(max_message_bytes)])
+    return grpc.aio.insecure_channel(address, options=[apart, *_options(max_message_bytes, 500)])
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+def _options(max_message_bytes: int, most_backoff_ms: int = 2_000) -> list[tuple[str, int]]:
     return [
         # Retrying is the application's decision: it alone knows what was already delivered.
         ("grpc.enable_retries", 0),
@@ -50,5 +50,5 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", most_backoff_ms),
     ]

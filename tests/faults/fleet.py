@@ -35,7 +35,7 @@ _MORE = {
 class Fleet:
     """A gateway and two replicas of each tier."""
 
-    def __init__(self, model: Path, store: str) -> None:
+    def __init__(self, model: Path, store: str, media: Path) -> None:
         config = LaunchConfig(
             model=model, ports=None, vision_replicas=2, llm_replicas=2, threads=1, grace_s=1.0
         )
@@ -46,7 +46,7 @@ class Fleet:
             port = self._metrics[service.name] = _free_port()
             more = (*_MORE[service.tier], "--metrics-listen", f"127.0.0.1:{port}")
             if service.name == GATEWAY:
-                more = (*more, "--store", store)
+                more = (*more, "--store", store, "--media-dir", str(media))
             self._services[service.name] = replace(service, arguments=(*service.arguments, *more))
 
     def start(self, *names: str) -> None:
@@ -115,9 +115,9 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(model: Path, store: str) -> Iterator[Fleet]:
+def running_fleet(model: Path, store: str, media: Path) -> Iterator[Fleet]:
     """All services, ready; killed when the block ends."""
-    fleet = Fleet(model, store)
+    fleet = Fleet(model, store, media)
     try:
         fleet.start()
         yield fleet

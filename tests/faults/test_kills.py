@@ -22,12 +22,15 @@ PICTURE = encoded(picture(300, 100))
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    """A tiny model that takes its time to see."""
+    slow = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 12}
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", vision=slow)
 
 
 @pytest.fixture(scope="module")
 def fleet(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with running_fleet(tiny, str(tmp_path_factory.mktemp("store") / "chat.db")) as running:
+    folder = tmp_path_factory.mktemp("store")
+    with running_fleet(tiny, str(folder / "chat.db"), folder / "media") as running:
         yield running
 
 
@@ -130,11 +133,11 @@ def test_gateway_killed_between_turns(fleet: Fleet) -> None:
     texts = []
     for disturbed in (False, True):
         conversation_id = fleet.create()
-        first = text_of(fleet.ask(question("First?", PICTURE, conversation_id=conversation_id)))
+        first = text_of(fleet.ask(question("First?", PICTURE, tokens=60, conversation_id=conversation_id)))
         if disturbed:
             fleet.kill(GATEWAY)
             fleet.start(GATEWAY)
-        second = text_of(fleet.ask(question("Second?", conversation_id=conversation_id)))
+        second = text_of(fleet.ask(question("Second?", tokens=60, conversation_id=conversation_id)))
         stored_once(fleet, conversation_id, first, second)
         texts.append((first, second))
     assert texts[0] == texts[1]
@@ -160,15 +163,15 @@ def test_turn_of_a_killed_gateway_is_asked_again_by_its_key_and_stored_once(flee
 
 @pytest.mark.slow
 def test_redis_restarted_and_a_gateway_killed_between_turns(tiny: Path, tmp_path: Path) -> None:
-    with RedisServer(tmp_path) as redis, running_fleet(tiny, redis.url) as fleet:
+    with RedisServer(tmp_path) as redis, running_fleet(tiny, redis.url, tmp_path / "media") as fleet:
         conversation_id = fleet.create()
-        first = text_of(fleet.ask(question("First?", conversation_id=conversation_id)))
+        first = text_of(fleet.ask(question("First?", tokens=60, conversation_id=conversation_id)))
         redis.kill()
         with pytest.raises(Exception, match="UNAVAILABLE"):
-            fleet.ask(question("Second?", conversation_id=conversation_id))
+            fleet.ask(question("Second?", tokens=60, conversation_id=conversation_id))
         assert text_of(fleet.ask(question("Without a store."))) != ""
         redis.start()
         fleet.kill(GATEWAY)
         fleet.start(GATEWAY)
-        second = text_of(fleet.ask(question("Second?", conversation_id=conversation_id)))
+        second = text_of(fleet.ask(question("Second?", tokens=60, conversation_id=conversation_id)))
         stored_once(fleet, conversation_id, first, second)

@@ -42,9 +42,13 @@ def tiny_config(vocab_size: int, **llm: Any) -> dict[str, Any]:
     return config
 
 
-def write_tiny_model(folder: Path, seed: int = 0, **llm: Any) -> Path:
+def write_tiny_model(
+    folder: Path, seed: int = 0, *, vision: dict[str, Any] | None = None, **llm: Any
+) -> Path:
     """A whole checkpoint folder: config, random float32 weights, tokenizer."""
     model = trained_model()
     vocab_size = len(model_pb2.ModelProto.FromString(model).pieces) + len(ADDED_TOKENS)
-    write_random_checkpoint(folder, tiny_config(vocab_size, **llm), seed=seed, dtype="float32")
+    config = tiny_config(vocab_size, **llm)
+    config["vision_config"] |= vision or {}
+    write_random_checkpoint(folder, config, seed=seed, dtype="float32")
     return write_tokenizer(folder, model)
