@@ -10,6 +10,7 @@ with Client("127.0.0.1:50050") as client:
 from internvl_client.aio import AsyncClient
 from internvl_client.aio_conversation import AsyncConversation
 from internvl_client.aio_stream import AsyncChatStream
+from internvl_client.aio_turns import AsyncTurn
 from internvl_client.answer import (
     Answer,
     Choice,
@@ -60,6 +61,8 @@ from internvl_client.errors import (
     Unsupported,
 )
 from internvl_client.stream import ChatStream
+from internvl_client.turn_status import BatchResult, Question, TurnStatus
+from internvl_client.turns import Turn
 
 __all__ = [
     "AlreadyExists",
@@ -67,7 +70,9 @@ __all__ = [
     "AsyncChatStream",
     "AsyncClient",
     "AsyncConversation",
+    "AsyncTurn",
     "BadMedia",
+    "BatchResult",
     "Cancelled",
     "ChatStream",
     "Choice",
@@ -95,13 +100,16 @@ __all__ = [
     "PermissionDenied",
     "Plan",
     "Progress",
+    "Question",
     "ServerError",
     "ServerInfo",
     "Started",
     "TimedOut",
     "Timings",
     "TokenLogprob",
+    "Turn",
     "TurnInfo",
+    "TurnStatus",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",

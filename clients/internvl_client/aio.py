@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar, Unpack, cast
+from typing import Any, BinaryIO, Self, TypeVar, Unpack, cast
 
 import grpc
 
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 from internvl_client.aio_conversation import AsyncConversation
 from internvl_client.aio_stream import AsyncChatStream, Call
+from internvl_client.aio_turns import AsyncTurn
 from internvl_client.answer import Plan
 from internvl_client.channel import (
     CHANNEL_OPTIONS,
@@ -27,8 +28,10 @@ from internvl_client.content import Media, MediaSource, open_source, size_of
 from internvl_client.conversation_info import ConversationInfo, read_conversation
 from internvl_client.errors import typed_errors
 from internvl_client.options import ChatOptions, ConversationOptions, PlanOptions, check_names
+from internvl_client.reattaching import AsyncReattachingCall
 from internvl_client.requests import TurnDraft, upload_chunks
 from internvl_client.responses import read_media, read_plan, read_server_info
+from internvl_client.turn_status import BatchProgress, BatchResult, Question, read_batch
 
 T = TypeVar("T")
 
@@ -65,6 +68,41 @@ class AsyncClient:
             return await self._chat(text, options, None)
 
         return AsyncChatStream(start)
+
+    async def start_turn(self, text: str | None = None, **options: Unpack[ChatOptions]) -> AsyncTurn:
+        """As `Client.start_turn`."""
+        check_names(options, ChatOptions)
+        draft = await self._draft(text, options, None)
+        request = chat_service_pb2.StartTurnRequest(chat=draft.chat_request())
+        return AsyncTurn(self, (await self._call(self._stub.StartTurn, request, draft.timeout)).turn_id)
+
+    def turn(self, turn_id: str) -> AsyncTurn:
+        """As `Client.turn`."""
+        return AsyncTurn(self, turn_id)
+
+    async def batch(
+        self,
+        questions: Iterable[str | Question],
+        *,
+        max_concurrent: int | None = None,
+        on_progress: BatchProgress | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 (the server shares this limit)
+    ) -> AsyncIterator[BatchResult]:
+        """As `Client.batch`."""
+        asked = [each if isinstance(each, Question) else Question(each) for each in questions]
+        drafts = [await self._draft(each.text, each.options, None) for each in asked]
+        request = chat_service_pb2.BatchChatRequest(
+            requests=[draft.chat_request() for draft in drafts], max_concurrent=max_concurrent
+        )
+        call = self._stub.BatchChat(request, timeout=self._limit(timeout), metadata=self._metadata)
+        try:
+            with typed_errors():
+                async for response in call:
+                    if on_progress is not None:
+                        on_progress(response.done, response.total)
+                    yield read_batch(response)
+        finally:
+            call.cancel()
 
     def conversation(
         self, *, conversation_id: str | None = None, **options: Unpack[ConversationOptions]
@@ -123,7 +161,14 @@ class AsyncClient:
     async def _chat(self, text: str | None, options: ChatOptions, conversation_id: str | None) -> Call:
         draft = await self._draft(text, options, conversation_id)
         limit_s = self._limit(draft.timeout)
-        return self._stub.Chat(draft.chat_request(), timeout=limit_s, metadata=self._metadata)
+        request = draft.chat_request()
+        call = self._stub.Chat(request, timeout=limit_s, metadata=self._metadata)
+        if request.resumable:
+            return cast(Call, AsyncReattachingCall(call, self._attach, limit_s))
+        return call
+
+    def _attach(self, request: chat_service_pb2.AttachTurnRequest, limit_s: float | None) -> Any:
+        return self._stub.AttachTurn(request, timeout=limit_s, metadata=self._metadata)
 
     async def _draft(self, text: str | None, options: ChatOptions, conversation_id: str | None) -> TurnDraft:
         draft = await asyncio.to_thread(TurnDraft, text, options, conversation_id)

@@ -72,7 +72,13 @@ class Plan:
         visual_tokens: tokens of all of them.
         prompt_tokens: tokens of the whole prompt.
         context_limit: most tokens of prompt and answer together.
-        fits: whether there is room for at least one token of answer.
+        fits: whether there is room for prompt and answer, in context and cache.
+        cached_tokens: prompt tokens that cost next to nothing, because they are cached.
+        tiles: tiles of all pictures and films.
+        tiles_to_encode: how many of them would have to be encoded.
+        kv_bytes: memory of keys and values of prompt and answer.
+        kv_budget_bytes: memory of the whole cache.
+        expected_wait_ms: before the model begins.
     """
 
     layouts: tuple[Layout, ...]
@@ -80,6 +86,12 @@ class Plan:
     prompt_tokens: int
     context_limit: int
     fits: bool
+    cached_tokens: int = 0
+    tiles: int = 0
+    tiles_to_encode: int = 0
+    kv_bytes: int = 0
+    kv_budget_bytes: int = 0
+    expected_wait_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

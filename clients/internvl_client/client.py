@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar, Unpack, cast
+from typing import Any, BinaryIO, Self, TypeVar, Unpack, cast
 
 import grpc
 
@@ -24,9 +24,12 @@ from internvl_client.conversation import Conversation
 from internvl_client.conversation_info import ConversationInfo, read_conversation
 from internvl_client.errors import typed_errors
 from internvl_client.options import ChatOptions, ConversationOptions, PlanOptions, check_names
+from internvl_client.reattaching import ReattachingCall
 from internvl_client.requests import TurnDraft, upload_chunks
 from internvl_client.responses import read_media, read_plan, read_server_info
 from internvl_client.stream import ChatStream
+from internvl_client.turn_status import BatchProgress, BatchResult, Question, read_batch
+from internvl_client.turns import Turn
 
 T = TypeVar("T")
 
@@ -82,6 +85,57 @@ class Client:
         """
         check_names(options, ChatOptions)
         return self._chat(TurnDraft(text, options))
+
+    def start_turn(self, text: str | None = None, **options: Unpack[ChatOptions]) -> Turn:
+        """As `chat`, but the server runs the turn by itself, for long documents and films.
+
+        Raises:
+            OSError: a file cannot be read.
+            InternVLError: whatever the server answers.
+        """
+        check_names(options, ChatOptions)
+        draft = self._uploaded(TurnDraft(text, options))
+        request = chat_service_pb2.StartTurnRequest(chat=draft.chat_request())
+        return Turn(self, self._call(self._stub.StartTurn, request, draft.timeout).turn_id)
+
+    def turn(self, turn_id: str) -> Turn:
+        """A turn that was started before."""
+        return Turn(self, turn_id)
+
+    def batch(
+        self,
+        questions: Iterable[str | Question],
+        *,
+        max_concurrent: int | None = None,
+        on_progress: BatchProgress | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[BatchResult]:
+        """Ask many independent questions at once; results come as they finish. Closing the iterator ends it.
+
+        Args:
+            questions: texts, or `Question`s with options; at most 1000.
+            max_concurrent: how many are under way at a time; None for the server's own, 8.
+            on_progress: called with questions done and questions in all, before each result.
+            timeout: seconds for all of them; None for the client's own.
+
+        Raises:
+            OSError: a file cannot be read.
+            InternVLError: the batch as a whole failed.
+        """
+        asked = [each if isinstance(each, Question) else Question(each) for each in questions]
+        drafts = [self._uploaded(TurnDraft(each.text, each.options)) for each in asked]
+        request = chat_service_pb2.BatchChatRequest(
+            requests=[draft.chat_request() for draft in drafts], max_concurrent=max_concurrent
+        )
+        call = self._stub.BatchChat(request, timeout=self._limit(timeout), metadata=self._metadata)
+        try:
+            with typed_errors():
+                for response in call:
+                    if on_progress is not None:
+                        on_progress(response.done, response.total)
+                    yield read_batch(response)
+        finally:
+            call.cancel()
 
     def conversation(
         self, *, conversation_id: str | None = None, **options: Unpack[ConversationOptions]
@@ -167,7 +221,11 @@ class Client:
     def _chat(self, draft: TurnDraft) -> ChatStream:
         request = self._uploaded(draft).chat_request()
         limit_s = self._limit(draft.timeout)
-        return ChatStream(self._stub.Chat(request, timeout=limit_s, metadata=self._metadata))
+        call = self._stub.Chat(request, timeout=limit_s, metadata=self._metadata)
+        return ChatStream(ReattachingCall(call, self._attach, limit_s) if request.resumable else call)
+
+    def _attach(self, request: chat_service_pb2.AttachTurnRequest, limit_s: float | None) -> Any:
+        return self._stub.AttachTurn(request, timeout=limit_s, metadata=self._metadata)
 
     def _uploaded(self, draft: TurnDraft) -> TurnDraft:
         try:

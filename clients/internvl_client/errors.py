@@ -164,15 +164,18 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> InternVLError:
         error_details_pb2.RetryInfo(),
     )
     _unpack(status, info)
-    if kind is InvalidRequest:
-        kind = _ERROR_OF_REASON.get(info.reason, kind)
-    return kind(
+    return kind_of_reason(kind, info.reason)(
         rpc_error.details() or code.name,
         reason=info.reason,
         field=request.field_violations[0].field if _unpack(status, request) else "",
         retry_after_s=retry.retry_delay.ToMilliseconds() / 1000 if _unpack(status, retry) else None,
         metadata=dict(info.metadata),
     )
+
+
+def kind_of_reason(kind: type[InternVLError], reason: str) -> type[InternVLError]:
+    """The class of an error; a reason may name it more exactly than its status does."""
+    return _ERROR_OF_REASON.get(reason, kind) if kind is InvalidRequest else kind
 
 
 def _read_status(rpc_error: grpc.RpcError) -> status_pb2.Status:

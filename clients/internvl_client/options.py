@@ -96,6 +96,8 @@ class SayOptions(MediaOptions, SamplingOptions, total=False):
 
     request_id: names the request in the server's logs. Default: made by the server.
     priority: goes before requests of lower priority, -10 to 10. Default: 0.
+    resumable: whether the answer goes on when the connection is lost, and is read on by itself. Default: no.
+    tile_budget: most tiles of all pictures and films of the question. Default: no bound but their own.
     replay_bundle: whether the answer brings a file for `internvl replay`. It holds the prompt. Default: no.
     idempotency_key: names the turn. Asked again with the same key, the same answer comes, generated once.
     expected_version: refuses the turn if the conversation has another version. Only within a conversation.
@@ -103,6 +105,8 @@ class SayOptions(MediaOptions, SamplingOptions, total=False):
 
     request_id: str | None
     priority: int
+    resumable: bool
+    tile_budget: int
     replay_bundle: bool
     idempotency_key: str | None
     expected_version: int | None

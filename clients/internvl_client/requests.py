@@ -87,6 +87,8 @@ class TurnDraft:
             request_id=self._options.get("request_id"),
             priority=self._options.get("priority"),
             want_replay_bundle=self._options.get("replay_bundle", False),
+            resumable=self._options.get("resumable", False),
+            tile_budget=self._options.get("tile_budget"),
             idempotency_key=self._options.get("idempotency_key"),
             expected_version=self._options.get("expected_version"),
         )

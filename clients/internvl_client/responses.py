@@ -96,6 +96,12 @@ def read_plan(plan: chat_service_pb2.PlanTurnResponse) -> Plan:
         prompt_tokens=plan.prompt_tokens,
         context_limit=plan.context_limit,
         fits=plan.fits,
+        cached_tokens=plan.cached_tokens,
+        tiles=plan.tiles,
+        tiles_to_encode=plan.tiles_to_encode,
+        kv_bytes=plan.kv_bytes,
+        kv_budget_bytes=plan.kv_budget_bytes,
+        expected_wait_ms=plan.expected_wait_ms,
     )
 
 
