@@ -201,8 +201,11 @@ class Engine:
         for choice, sampled in chosen:
             self._push(choice, sampled, now)
         for sequence in self._scheduler.running:
+            timeline = self._jobs[sequence.request].timeline
             if sequence.is_stalled:
-                self._jobs[sequence.request].timeline.stall(now)
+                timeline.stall(now)
+            else:  # by a tile, or by what the cache held when it was admitted again
+                timeline.resume(now)
         self._counts.observe(now if self.has_work else None)  # the last word before a rest is never stale
 
     def _push(self, choice: Choice, sampled: list[Sampled], now: float) -> None:

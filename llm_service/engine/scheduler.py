@@ -4,7 +4,7 @@ Order: by rank, that is by priority and age. The first in the queue is never ove
 Admission: while there are running places, and blocks for the whole prompt beyond those promised to others.
 Steps: every sequence that decodes gets its one token; the rest goes to guesses, then to prefill.
 Memory: blocks are taken when they are written. A decode that finds none sends the last in rank back to the
-queue, to be computed anew.
+queue, to be computed anew. So does the first in the queue with those behind it that stand still for a tile.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Scheduler:
     Attributes:
         prefix_queries: tokens that admitted requests came with.
         prefix_hits: how many of them were found in the cache.
-        preemptions: sequences sent back to the queue for want of blocks.
+        preemptions: sequences sent back to the queue for want of room.
     """
 
     def __init__(self, limits: EngineLimits, pace: Pace, regime_of: Callable[[int], Hashable]) -> None:
@@ -85,7 +85,9 @@ class Scheduler:
         """Whether a step would compute anything."""
         if any(sequence.remaining for sequence in self._running):
             return True
-        return bool(self._waiting) and self._find_room(self._waiting[0]) is not None
+        if not self._waiting:
+            return False
+        return self._find_room(self._waiting[0]) is not None or self._idler() is not None
 
     def submit(self, sequence: Sequence, now: float) -> None:
         """Put a sequence in the queue; `admit` may take it out at once.
@@ -140,7 +142,7 @@ class Scheduler:
         Each begins with what the cache holds of it. Returned are those admitted for the first time.
         """
         admitted = []
-        while self._waiting and (found := self._find_room(self._waiting[0])) is not None:
+        while self._waiting and (found := self._make_room_to_start()) is not None:
             sequence = self._waiting.pop(0)
             self._cache.adopt(sequence, found)
             insort(self._running, sequence, key=_by_rank)
@@ -211,6 +213,17 @@ class Scheduler:
         wanted = self._cache.blocks_for(sequence.length + 1) - len(found) + revived
         return found if wanted <= pool.available - self._cache.promised(self._running) else None
 
+    def _make_room_to_start(self) -> list[int] | None:
+        """`_find_room` for the first in the queue, at the cost of those behind it that stand still."""
+        while (found := self._find_room(self._waiting[0])) is None and (idler := self._idler()):
+            self._preempt(idler)
+        return found
+
+    def _idler(self) -> Sequence | None:
+        """The last in rank that waits for a tile, if the first in the queue goes before it."""
+        rank = self._waiting[0].rank
+        return next((one for one in reversed(self._running) if one.is_stalled and one.rank > rank), None)
+
     def _check_deadline(self, sequence: Sequence, ahead: int, now: float) -> None:
         deadline = sequence.request.deadline
         wait = self._pace.expected_wait_s(ahead)
@@ -228,20 +241,21 @@ class Scheduler:
         return True
 
     def _make_room_to_decode(self, copies: list[BlockCopy]) -> list[Sequence]:
-        """Give every decoding sequence room for one token, by rank: so no victim has been given any."""
+        """Give every decoding sequence room for one token, by rank: so no victim has been given any.
+
+        Victims are the last in rank that hold blocks; it may be the one that asks for them.
+        """
         decoding = []
         for sequence in self.running:
             while sequence.is_decoding and self._cache.wanting(sequence, 1) > self.blocks.available:
-                self._preempt()
+                self._preempt(next(one for one in reversed(self._running) if one.blocks))
             if sequence.is_decoding:
                 if copy := self._cache.grow(sequence, 1):
                     copies.append(copy)
                 decoding.append(sequence)
         return decoding
 
-    def _preempt(self) -> None:
-        """Send the last in rank that holds blocks back to the queue; it may be the one that asks for them."""
-        victim = next(one for one in reversed(self._running) if one.blocks)
+    def _preempt(self, victim: Sequence) -> None:
         self._requeue(victim)
         self.preemptions += 1
 

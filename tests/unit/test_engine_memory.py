@@ -160,6 +160,36 @@ def test_a_preempted_answer_with_pictures_asks_nobody_again() -> None:
     assert bench.engine._scheduler.preemptions > 0
 
 
+def test_what_the_cache_brought_since_is_no_reason_to_time_out() -> None:
+    bench = Bench(max_running=1, tile_timeout_s=120.0)
+    text = [7] * 9
+    stalled = request(text, tile_keys("a", 1), max_tokens=12, priority=-5, stop_ids=frozenset())
+    same = request(text, tile_keys("a", 1), max_tokens=6, stop_ids=frozenset())
+    bench.engine.submit(stalled)
+    bench.run()
+    bench.engine.submit(same)
+    bench.send_all_tiles(same)
+    while not bench.tokens(stalled) and bench.engine.has_work:
+        bench.engine.step()
+    bench.now = 130.0  # its tile never came, and it needs none any more
+    bench.run()
+    assert bench.tokens(stalled) == expected_tokens(stalled)
+
+
+def test_who_stands_still_keeps_no_place_from_a_higher_rank() -> None:
+    bench = Bench(kv_blocks=12, max_running=2)
+    stalled = request([7] * 9, tile_keys("a", 1), max_tokens=12, stop_ids=frozenset())
+    crossing = request([1] * 9, max_tokens=39, priority=5, stop_ids=frozenset())
+    bench.engine.submit(stalled)
+    bench.engine.submit(crossing)  # needs all blocks, some of them when it starts anew with the long rope
+    bench.run()
+    assert bench.tokens(crossing) == expected_tokens(crossing)
+    bench.send_all_tiles(stalled)
+    bench.run()
+    assert bench.tokens(stalled) == expected_tokens(stalled)
+    assert bench.blocks_held == 0
+
+
 def test_the_lowest_priority_gives_way() -> None:
     bench = Bench(kv_blocks=12, max_running=4)
     urgent = request([1] * 9, max_tokens=25, stop_ids=frozenset(), priority=5)
