@@ -54,7 +54,7 @@ class Guide(Protocol):
         """The logits [vocabulary], or a copy with minus infinity where a token cannot come next.
 
         Raises:
-            InvalidField: to know that is too costly here.
+            InvalidField: to know that is too costly here, or none can.
         """
         ...
 

@@ -75,15 +75,16 @@ class AnswerGuide:
     def restrict(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """A copy of logits [vocabulary or more] with minus infinity where a token cannot come next.
 
-        There is always one that can, if there are stop ids.
-
         Raises:
-            InvalidField: to know it would take more work than a token may.
+            InvalidField: to know it would take more work than a token may, or the request's stop ids are all
+                that could come.
         """
         allowed = np.zeros(len(logits), np.bool_)
         size = min(self._form.vocabulary.size, len(logits))
         allowed[:size], complete = self._next(size)
         allowed[self._stops] = complete
+        if not allowed.any():
+            raise InvalidField(self._path, "cannot go on without a token of stop_token_ids")
         return np.where(allowed, logits, _FORBIDDEN)
 
     def accept(self, token_id: int) -> None:

@@ -152,6 +152,14 @@ def test_stop_ids_are_allowed_exactly_where_the_answer_is_complete(words: Langua
     assert stopping() == stops  # the least length may keep an answer open
 
 
+def test_stop_ids_that_are_all_that_could_come_are_told_from_a_broken_model(nano: Language) -> None:
+    pieces = enumerate(nano.tokenizer.pieces)
+    taken = nano.stop_ids.union(token for token, piece in pieces if piece.own_bytes.strip().startswith(b"a"))
+    with pytest.raises(InvalidField, match=r"stop_token_ids") as refused:
+        draw(nano, nano.compiler.regex("aaa", "path"), 1, stop_ids=taken)
+    assert refused.value.field == "path"
+
+
 def test_least_length_never_breaks_a_complete_answer(nano: Language) -> None:
     grammar = nano.compiler.regex("yes|no", "form")
     answer = draw(nano, grammar, seed=1, most=20, min_tokens=10)
