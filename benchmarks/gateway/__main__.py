@@ -24,7 +24,7 @@ _MOST_SHARE = 0.05
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12, metavar="N", help="rounds of 16 streams (12)")
+    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="rounds of 16 streams (6)")
     parser.add_argument(
         "--skip-released", action="store_true", help="leave out the row that encodes at the width of 4B"
     )

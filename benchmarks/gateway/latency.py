@@ -21,10 +21,10 @@ from internvl.v1 import (
 )
 
 _STREAMS = 16
-_TOKENS = 48
-_SAMPLING = llm_service_pb2.SamplingParams(max_tokens=_TOKENS, min_tokens=_TOKENS)
+_QUESTIONS = 3
+_TOKENS = 32
 
-Ask = Callable[[str], AsyncIterator[Any]]
+Ask = Callable[[str, int], AsyncIterator[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ async def latency_rows(gateway: str, llm: str, rounds: int) -> list[Row]:
         chat = chat_service_pb2_grpc.ChatServiceStub(front)
         generate = llm_service_pb2_grpc.LlmServiceStub(back)
         ways: list[tuple[Ask, Times]] = [
-            (lambda text: _through(chat, text), Times()),
-            (lambda text: _straight(generate, text), Times()),
+            (lambda text, tokens: _through(chat, text, tokens), Times()),
+            (lambda text, tokens: _straight(generate, text, tokens), Times()),
         ]
         for ask, _ in ways:
             await _round(ask, "warm", Times())
@@ -58,7 +58,13 @@ async def latency_rows(gateway: str, llm: str, rounds: int) -> list[Row]:
 
 
 async def _round(ask: Ask, name: str, times: Times) -> None:
-    await asyncio.gather(*(_stream(ask(f"Question {name} {number}"), times) for number in range(_STREAMS)))
+    """Every stream asks one question after the other, of different lengths, so that they fall out of step."""
+
+    async def stream(number: int) -> None:
+        for turn in range(_QUESTIONS):
+            await _stream(ask(f"Question {name} {number} {turn}", _TOKENS + 2 * number + turn), times)
+
+    await asyncio.gather(*map(stream, range(_STREAMS)))
 
 
 async def _stream(events: AsyncIterator[Any], times: Times) -> None:
@@ -74,21 +80,26 @@ async def _stream(events: AsyncIterator[Any], times: Times) -> None:
         last = now
 
 
-def _through(stub: Any, text: str) -> AsyncIterator[Any]:
+def _through(stub: Any, text: str, tokens: int) -> AsyncIterator[Any]:
     message = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[content_pb2.Part(text=text)])
-    return aiter(stub.Chat(chat_service_pb2.ChatRequest(messages=[message], sampling=_SAMPLING)))
+    request = chat_service_pb2.ChatRequest(messages=[message], sampling=_exactly(tokens))
+    return aiter(stub.Chat(request))
 
 
-async def _straight(stub: Any, text: str) -> AsyncIterator[Any]:
+async def _straight(stub: Any, text: str, tokens: int) -> AsyncIterator[Any]:
     part = llm_service_pb2.PromptPart(text=text)
     message = llm_service_pb2.PromptMessage(role=content_pb2.ROLE_USER, parts=[part])
-    opening = llm_service_pb2.GenerateOpen(messages=[message], sampling=_SAMPLING)
+    opening = llm_service_pb2.GenerateOpen(messages=[message], sampling=_exactly(tokens))
 
     async def requests() -> AsyncIterator[llm_service_pb2.GenerateRequest]:
         yield llm_service_pb2.GenerateRequest(open=opening)
 
     async for response in stub.Generate(requests()):
         yield response
+
+
+def _exactly(tokens: int) -> llm_service_pb2.SamplingParams:
+    return llm_service_pb2.SamplingParams(max_tokens=tokens, min_tokens=tokens)
 
 
 def _added(metric: str, through: list[float], straight: list[float], percent: int, goal: float) -> Row:
