@@ -11,6 +11,7 @@ import numpy as np
 
 from internvl.errors import ConfigError, InvalidField, ServingError
 from internvl.model_choice import ModelChoice
+from internvl.model_config import InternVLConfig
 from internvl.rpc import ServerConfig
 from internvl.v1 import content_pb2, replay_pb2
 from llm_service.assembly import EngineAssembly
@@ -21,7 +22,7 @@ from llm_service.engine.sequence import Sequence
 from llm_service.grammar_fields import read_grammar
 from llm_service.guided import GrammarCompiler
 from llm_service.loading import LoadedModel, open_model
-from llm_service.sampling_fields import Room, read_sampling
+from llm_service.sampling_fields import Room, read_delivered, read_sampling
 from llm_service.text.tokenizer import Tokenizer
 from llm_service.tiles import TileIntake
 
@@ -145,16 +146,18 @@ def _read_request(bundle: replay_pb2.ReplayBundle, model: LoadedModel) -> Reques
     """
     try:
         sampling = _read_sampling(bundle, model)
-        _check_bundle(bundle, sampling, model.config.llm.vocab_size)
+        delivered = read_delivered(bundle.delivered_token_ids, sampling, model.config.llm.vocab_size)
+        _check_bundle(bundle, sampling, model.config)
+        slots = tuple(_read_slots(bundle, model.config.tokens_per_tile))
     except InvalidField as error:
         raise ConfigError(f"replay bundle: {error}") from error
     return Request(
         request_id=bundle.request_id,
         prompt_ids=np.array(bundle.prompt_ids, np.int64),
         sampling=sampling,
-        slots=tuple(_read_slots(bundle)),
+        slots=slots,
         opened=time.monotonic(),
-        delivered_ids=tuple(bundle.delivered_token_ids),
+        delivered_ids=delivered,
     )
 
 
@@ -167,27 +170,32 @@ def _read_sampling(bundle: replay_pb2.ReplayBundle, model: LoadedModel) -> Sampl
     return replace(sampling, grammar=read_grammar(bundle.sampling.grammar, grammars))
 
 
-def _check_bundle(bundle: replay_pb2.ReplayBundle, sampling: SamplingParams, vocab_size: int) -> None:
+def _check_bundle(bundle: replay_pb2.ReplayBundle, sampling: SamplingParams, config: InternVLConfig) -> None:
     if not 1 <= len(bundle.prompt_ids) < bundle.model.context_limit:
         raise InvalidField("prompt_ids", f"must be 1 to {bundle.model.context_limit - 1} ids")
-    for field in ("prompt_ids", "delivered_token_ids"):
-        if any(token_id >= vocab_size for token_id in getattr(bundle, field)):
-            raise InvalidField(field, f"must be below {vocab_size}")
+    if any(token_id >= config.llm.vocab_size for token_id in bundle.prompt_ids):
+        raise InvalidField("prompt_ids", f"must be below {config.llm.vocab_size}")
     if len(bundle.choices) != sampling.n:
         raise InvalidField(
             "choices", f"must be {sampling.n}, as many as sampling.n, got {len(bundle.choices)}"
         )
     if bundle.model.kv_dtype not in KV_DTYPES:
         raise InvalidField("model.kv_dtype", f"must be one of {', '.join(KV_DTYPES)}")
+    positions = config.llm.max_position_embeddings
+    if not 1 <= bundle.model.kv_block_size <= positions:  # a larger block could take all memory there is
+        raise InvalidField("model.kv_block_size", f"must be 1 to {positions}")
 
 
-def _read_slots(bundle: replay_pb2.ReplayBundle) -> Iterator[VisualSlot]:
+def _read_slots(bundle: replay_pb2.ReplayBundle, tokens_per_tile: int) -> Iterator[VisualSlot]:
     tiles = {layout.visual_id: layout.tiles for layout in bundle.visuals}
     end = 0
     for number, slot in enumerate(bundle.slots):
-        if slot.offset < end or slot.length < 1 or slot.tile >= tiles.get(slot.visual_id, 0):
-            raise ConfigError(f"replay bundle: slots[{number}]: overlaps another, is empty or names no tile")
+        field = f"slots[{number}]"
+        if slot.offset < end or slot.tile >= tiles.get(slot.visual_id, 0):
+            raise InvalidField(field, "overlaps another or names no tile")
+        if slot.length != tokens_per_tile:
+            raise InvalidField(field, f"must have {tokens_per_tile} tokens, got {slot.length}")
         end = slot.offset + slot.length
+        if end > len(bundle.prompt_ids):
+            raise InvalidField(field, "reaches beyond the prompt")
         yield VisualSlot(slot.offset, slot.length, TileKey(slot.visual_id, slot.tile))
-    if end > len(bundle.prompt_ids):
-        raise ConfigError(f"replay bundle: slots[{len(bundle.slots) - 1}]: reaches beyond the prompt")

@@ -88,10 +88,9 @@ def read_bundle(data: bytes) -> replay_pb2.ReplayBundle:
         if found != VERSION:
             raise ConfigError(f"not a replay bundle of version {VERSION}, the one that this program reads")
         return json_format.ParseDict(document, replay_pb2.ReplayBundle())
-    except (
-        ValueError,
-        json_format.ParseError,
-    ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except RecursionError:
+        raise ConfigError("not a replay bundle: nested too deeply") from None
+    except (ValueError, json_format.ParseError) as error:  # damaged text and JSON are ValueErrors
         raise ConfigError(f"not a replay bundle: {str(error).splitlines()[0]}") from None
 
 

@@ -19,7 +19,7 @@ from llm_service.guided import GrammarCompiler
 from llm_service.loading import LoadedModel
 from llm_service.prompt_fields import ConversationReader
 from llm_service.replay_bundle import MAX_BUNDLE_TOKENS, BundleRecorder, EngineFacts
-from llm_service.sampling_fields import DEFAULT_MAX_TOKENS, Room, read_sampling
+from llm_service.sampling_fields import DEFAULT_MAX_TOKENS, Room, read_delivered, read_sampling
 from llm_service.text.content import ChatMessage
 from llm_service.text.layout import PromptOptions
 from llm_service.text.prompt import Prompt, build_prompt
@@ -87,7 +87,7 @@ class RequestReader:
             opened=opened,
             deadline=deadline,
             priority=priority,
-            delivered_ids=_delivered(message, sampling, config.llm.vocab_size),
+            delivered_ids=read_delivered(message.delivered_token_ids, sampling, config.llm.vocab_size),
             cache_scope=cache_scope,
         )
         return Opened(request, conversation.dtypes, self._recorder(message, request))
@@ -193,23 +193,6 @@ def _cache_salt(
             field, f"must have 1 to {MAX_SALT_CHARS} characters, got {len(message.cache_salt)}"
         )
     return message.cache_salt
-
-
-def _delivered(
-    message: llm_service_pb2.GenerateOpen, sampling: SamplingParams, vocab_size: int
-) -> tuple[int, ...]:
-    """The tokens that the caller has already."""
-    field, token_ids = "open.delivered_token_ids", message.delivered_token_ids
-    if token_ids and sampling.n > 1:
-        raise InvalidField(field, f"one answer can be resumed, not sampling.n = {sampling.n}")
-    if len(token_ids) > sampling.max_tokens:
-        raise InvalidField(
-            field, f"must hold at most max_tokens ({sampling.max_tokens}) ids, got {len(token_ids)}"
-        )
-    for index, token_id in enumerate(token_ids):
-        if token_id >= vocab_size:
-            raise InvalidField(f"{field}[{index}]", f"must be below {vocab_size}, got {token_id}")
-    return tuple(token_ids)
 
 
 def _tile_slots(prompt: Prompt, tokens_per_tile: int) -> Iterator[VisualSlot]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from secrets import randbits
 from typing import TypeVar
@@ -92,6 +92,25 @@ def read_sampling(
         logit_bias=tuple(_logit_bias(message, vocab_size)),
         logprobs=_count(message, "logprobs", None, 0, MAX_LOGPROBS),
     )
+
+
+def read_delivered(token_ids: Sequence[int], sampling: SamplingParams, vocab_size: int) -> tuple[int, ...]:
+    """Check the tokens of an answer that the caller has already.
+
+    Raises:
+        InvalidField: more than the answer may have, more than one answer, or ids that the model lacks.
+    """
+    field = "open.delivered_token_ids"
+    if token_ids and sampling.n > 1:
+        raise InvalidField(field, f"one answer can be resumed, not sampling.n = {sampling.n}")
+    if len(token_ids) > sampling.max_tokens:
+        raise InvalidField(
+            field, f"must hold at most max_tokens ({sampling.max_tokens}) ids, got {len(token_ids)}"
+        )
+    for index, token_id in enumerate(token_ids):
+        if token_id >= vocab_size:
+            raise InvalidField(f"{field}[{index}]", f"must be below {vocab_size}, got {token_id}")
+    return tuple(token_ids)
 
 
 def _number(message: llm_service_pb2.SamplingParams, name: str) -> float:

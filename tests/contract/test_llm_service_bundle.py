@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,66 @@ async def test_other_tiles_than_those_named_are_refused(folder: Path) -> None:
         await replayed(bundle, folder, [TILES[1]])
     with pytest.raises(ConfigError, match="1 of 2 tiles"):
         await replayed(bundle, folder, TILES[:1])
+
+
+DAMAGES: dict[str, tuple[Callable[[replay_pb2.ReplayBundle], object], str]] = {
+    "more delivered than an answer holds": (
+        lambda bundle: bundle.delivered_token_ids.extend([9] * 7),
+        "delivered_token_ids: must hold at most max_tokens",
+    ),
+    "delivered no token": (
+        lambda bundle: bundle.delivered_token_ids.append(10**6),
+        r"delivered_token_ids\[0\]: must be below",
+    ),
+    "a block for all memory": (
+        lambda bundle: setattr(bundle.model, "kv_block_size", 2**32 - 1),
+        "model.kv_block_size: must be 1 to",
+    ),
+    "no block": (
+        lambda bundle: setattr(bundle.model, "kv_block_size", 0),
+        "model.kv_block_size: must be 1 to",
+    ),
+    "a tile cut short": (
+        lambda bundle: setattr(bundle.slots[0], "length", TOKENS_PER_TILE - 1),
+        rf"slots\[0\]: must have {TOKENS_PER_TILE} tokens",
+    ),
+    "tiles on one another": (lambda bundle: setattr(bundle.slots[1], "offset", 0), r"slots\[1\]: overlaps"),
+    "a tile that is not": (
+        lambda bundle: setattr(bundle.slots[0], "tile", 2),
+        r"slots\[0\]: .*names no tile",
+    ),
+    "a tile beyond": (
+        lambda bundle: setattr(bundle.slots[1], "offset", 10**4),
+        r"slots\[1\]: reaches beyond",
+    ),
+}
+
+
+@bounded
+async def test_a_damaged_bundle_is_refused_before_anything_is_loaded(folder: Path) -> None:
+    async with llm_service(folder) as service:
+        whole = bundle_of(await service.answer(wanted(opening(user(visual(), "Hello"))), TILES))
+    for name, (damage, problem) in DAMAGES.items():
+        bundle = replay_pb2.ReplayBundle()
+        bundle.CopyFrom(whole)
+        damage(bundle)
+        with pytest.raises(ConfigError, match=problem) as refused:
+            Replay(bundle, ModelChoice(folder))
+        assert "replay bundle" in str(refused.value), name
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "too deeply"),
+        (b"{}", "version 1"),
+        (b"[1", "not a replay bundle"),
+    ],
+)
+def test_what_is_no_bundle_is_told_as_such(data: bytes, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        read_bundle(data)
 
 
 @pytest.mark.parametrize(
