@@ -18,6 +18,7 @@ from internvl.rpc import ServerConfig, error_from_rpc, open_channel, serving
 from internvl.tensors import BFLOAT16, to_proto
 from internvl.v1 import content_pb2, llm_service_pb2, llm_service_pb2_grpc, tensor_pb2
 from llm_service.config import Config, EngineConfig
+from llm_service.engine.limits import blocks_for
 from llm_service.kv_budget import KvBudget
 from llm_service.server import SERVICE_NAME
 from llm_service.service import open_service, registration
@@ -132,9 +133,9 @@ class Stream:
         return Answer("".join(delta.text for delta in first), token_ids, deltas, response.result)
 
 
-def blocks(count: int) -> KvBudget:
-    """Room for so many blocks of the tiny model."""
-    return KvBudget(amount=count * BLOCK_BYTES)
+def room_for(tokens: int) -> KvBudget:
+    """A cache for so many tokens of the tiny model, whole blocks of them."""
+    return KvBudget(amount=blocks_for(tokens, BLOCK_TOKENS) * BLOCK_BYTES)
 
 
 @asynccontextmanager

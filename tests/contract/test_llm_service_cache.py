@@ -13,12 +13,12 @@ from tests.contract.llm_client import (
     BLOCK_TOKENS,
     IDLE,
     Service,
-    blocks,
     counter,
     gauges,
     llm_service,
     message,
     opening,
+    room_for,
     tile,
     user,
     visual,
@@ -106,7 +106,7 @@ async def test_too_little_room_puts_answers_back_and_changes_none(folder: Path) 
     async with llm_service(folder, batch_invariant=True) as service:
         alone = [await service.answer(one) for one in asked]
     before = counter("preemptions_total") or 0
-    async with llm_service(folder, kv_budget=blocks(40), batch_invariant=True) as service:
+    async with llm_service(folder, kv_budget=room_for(320), batch_invariant=True) as service:
         together = await asyncio.gather(*map(service.answer, asked))
         assert gauges() == IDLE
     assert (counter("preemptions_total") or 0) > before

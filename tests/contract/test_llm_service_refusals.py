@@ -17,11 +17,11 @@ from internvl.rpc import error_from_rpc
 from internvl.v1 import content_pb2, llm_service_pb2
 from tests.contract.llm_client import (
     IDLE,
-    blocks,
     gauges,
     llm_service,
     message,
     opening,
+    room_for,
     tile,
     user,
     visual,
@@ -217,7 +217,7 @@ async def test_a_prompt_over_the_context_is_refused_with_the_numbers(folder: Pat
 
 @bounded
 async def test_what_never_fits_the_cache_is_refused_with_the_numbers(folder: Path) -> None:
-    async with llm_service(folder, kv_budget=blocks(18)) as service:
+    async with llm_service(folder, kv_budget=room_for(144)) as service:
         error = await service.error(opening(user("Hello"), max_tokens=100))
         default = await service.answer(llm_service_pb2.GenerateOpen(messages=[user("Hello")]))
     assert isinstance(error, FailedPrecondition)
