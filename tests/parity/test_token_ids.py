@@ -1,98 +1,38 @@
-"""Token ids and decoded text against the slow LlamaTokenizer of transformers 4.57, `legacy=False`.
-
-Four vocabularies: Mistral's released one (a Llama-style model of 32000 pieces), one trained here and filled
-up to 32000 pieces, the same at its own size, where no id is the released one, and the embedded model's.
-"""
+"""Token ids against the slow LlamaTokenizer of transformers 4.57, `legacy=False`."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
+from token_pairs import (
+    CONTROLS,
+    FUZZ,
+    SYSTEM,
+    UNICODE,
+    VOCABULARIES,
+    Pair,
+    load_pair,
+    mistral_model,
+)
 from transformers import LlamaTokenizer
 
-from internvl.model_config import InternVLConfig
 from llm_service.text.content import ChatMessage, ImagePart, Role, TextPart, VideoPart
-from llm_service.text.detokenizer import Detokenizer, decode
 from llm_service.text.layout import PromptOptions
 from llm_service.text.prompt import build_prompt
 from llm_service.text.tokenizer import Tokenizer
 from tests.unit import tokenizer_samples as samples
 
-TOKENS_PER_TILE = 4
-SYSTEM = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，"
-    "英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
-FUZZ = settings(max_examples=300, deadline=None, derandomize=True)
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Our tokenizer and the reference's on the same files."""
-
-    ours: Tokenizer
-    reference: LlamaTokenizer
-    config: InternVLConfig
-
-    def prompt_ids(self, messages: Sequence[ChatMessage], options: PromptOptions | None = None) -> list[int]:
-        return list(build_prompt(messages, options or PromptOptions(), self.ours, self.config).token_ids)
-
-    def chat_ids(
-        self, turns: Sequence[tuple[str, str]], tiles: Sequence[int] = (), system: str = SYSTEM
-    ) -> list[int]:
-        """Ids of the string that chat() builds; `turns` hold `<image>` markers, one for each of `tiles`."""
-        text = f"<|system|>\n{system}<|end|>"
-        for role, said in turns:
-            text += f"<|{role}|>\n" + (f"{said}<|end|>" if said else "")
-        text += "<|assistant|>\n"
-        for count in tiles:
-            text = text.replace("<image>", "<img>" + "<IMG_CONTEXT>" * TOKENS_PER_TILE * count + "</img>", 1)
-        return list(self.reference(text).input_ids)
-
-
-@pytest.fixture(scope="module", params=["mistral", "trained", "small", "nano"])
+@pytest.fixture(scope="module", params=VOCABULARIES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tokenizer_folder(request.param, tmp_path_factory.mktemp(request.param))
-    ours = Tokenizer.load(folder)
-    reference = LlamaTokenizer.from_pretrained(folder)
-    return Pair(ours, reference, samples.model_config(ours.vocab_size, TOKENS_PER_TILE))
-
-
-def tokenizer_folder(name: str, scratch: Path) -> Path:
-    match name:
-        case "mistral":
-            return samples.write_tokenizer(scratch, mistral_model())
-        case "trained":
-            model = samples.with_pieces(samples.trained_model(), samples.RELEASED_PIECES)
-            return samples.write_tokenizer(scratch, model)
-        case "small":
-            return samples.write_tokenizer(scratch, samples.trained_model())
-        case _:
-            return nano_folder()
-
-
-def mistral_model() -> bytes:
-    package = importlib.util.find_spec("mistral_common")
-    if package is None or package.origin is None:
-        pytest.skip("mistral-common, which ships the vocabulary, is not installed")
-    return (Path(package.origin).parent / "data" / "tokenizer.model.v1").read_bytes()
-
-
-def nano_folder() -> Path:
-    folder = Path(__file__).parents[2] / "models" / "nano"
-    if not (folder / "tokenizer.model").exists():
-        pytest.skip("the embedded model has not been trained")
-    return folder
+    return load_pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def text(role: str, said: str) -> ChatMessage:
@@ -103,8 +43,6 @@ def harmless(said: str) -> bool:
     return not any(token in said for token in (*CONTROLS, "<image>"))
 
 
-CONTROLS = (*samples.ADDED_TOKENS, "<s>", "</s>", "<unk>")
-UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 SPACED = st.lists(
     st.sampled_from([" ", "\n", "\t", "\r\n", "\u3000", "\u2581", "a", "Hi", "图", "👍", "<", "|>", "<|"])
 )
@@ -218,48 +156,6 @@ def test_any_template_text_has_the_ids_of_the_reference(pair: Pair) -> None:
         assert pair.ours.encode(framed) == pair.reference(framed).input_ids
 
     check()
-
-
-def test_text_is_decoded_as_the_reference_decodes_it(pair: Pair) -> None:
-    @FUZZ
-    @given(token_ids(pair.ours))
-    def check(ids: list[int]) -> None:
-        assert decode(pair.ours, ids) == pair.reference.decode(ids, skip_special_tokens=True)
-
-    check()
-
-
-def test_every_id_is_decoded_as_the_reference_decodes_it(pair: Pair) -> None:
-    word = pair.ours.encode("word")[-1]
-    for token_id in range(0, pair.ours.vocab_size, 1 if pair.ours.vocab_size < 5000 else 7):
-        for ids in ([token_id], [word, token_id, word]):
-            assert decode(pair.ours, ids) == pair.reference.decode(ids, skip_special_tokens=True)
-
-
-def test_streamed_text_is_a_growing_part_of_the_decoded_text(pair: Pair) -> None:
-    @settings(FUZZ, max_examples=100)  # the reference decodes each beginning anew
-    @given(token_ids(pair.ours))
-    def check(ids: list[int]) -> None:
-        detokenizer = Detokenizer(pair.ours)
-        streamed = ""
-        for count, token_id in enumerate(ids, 1):
-            streamed += detokenizer.push(token_id)
-            assert pair.reference.decode(ids[:count], skip_special_tokens=True).startswith(streamed)
-        assert streamed + detokenizer.flush() == pair.reference.decode(ids, skip_special_tokens=True)
-
-    check()
-
-
-def token_ids(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
-    """Ids of ordinary text, of single bytes in any order, of control tokens, and of anything."""
-    ids = (tokenizer.control_id(content) for content in CONTROLS)
-    controls = [token_id for token_id in ids if token_id is not None]
-    byte = st.integers(3, 258)
-    mark = st.just(tokenizer.encode(" a <|user|>")[-2])
-    single = st.one_of(st.integers(0, tokenizer.vocab_size - 1), byte, st.sampled_from(controls), mark)
-    written = UNICODE.map(lambda said: tokenizer.encode_segments([said]))
-    runs = st.lists(st.one_of(single.map(lambda one: [one]), written), max_size=12)
-    return runs.map(lambda runs: [*chain.from_iterable(runs)])
 
 
 def test_one_image_question_has_the_published_structure(tmp_path: Path) -> None:
