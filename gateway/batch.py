@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from gateway.caller import Caller
 from gateway.chats import Chats
 from gateway.concurrency import Emit, piped, task_group
+from gateway.deadline import Deadline
 from gateway.failures import failure_to_proto
-from gateway.tier_calls import Deadline
 from internvl.errors import InternalError, InvalidField, Overloaded, ServingError
 from internvl.telemetry import get_logger
 from internvl.v1 import chat_service_pb2

@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc
 
-from gateway.access import GrpcGuard
+from gateway.access.access import GrpcGuard
 from gateway.batch import BatchCalls
 from gateway.caller import Caller
 from gateway.chats import Chats
 from gateway.conversation_calls import ConversationCalls
-from gateway.tier_calls import Deadline
+from gateway.deadline import Deadline
 from gateway.turn_calls import TurnCalls
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 

@@ -12,23 +12,24 @@ from functools import partial
 
 from gateway import metrics
 from gateway.answer import Answer, Event
-from gateway.answer_record import AnswerRecord, recorded_events
 from gateway.caller import Caller
-from gateway.claims import Answered, Claim, Claims
 from gateway.concurrency import Emit, piped, task_group, together, unless_idle
 from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Text
-from gateway.conversations import Conversation, TurnOutcome
+from gateway.deadline import Deadline
 from gateway.events import event_to_proto, result_to_proto
-from gateway.live_turn import LiveTurn
-from gateway.live_turns import LiveTurns
-from gateway.llm_backend import CountOptions
-from gateway.planning import plan_turn as plan_prompt
 from gateway.prompt import Prompt
-from gateway.store import Store
-from gateway.tier_calls import CallTerms, Deadline
-from gateway.tile_budget import within_budget
-from gateway.turn import Tiers, Turn, TurnRequest
-from gateway.turn_fields import (
+from gateway.storage.claims import Answered, Claim, Claims
+from gateway.storage.conversations import Conversation, TurnOutcome
+from gateway.storage.store import Store
+from gateway.tiers.llm_backend import CountOptions
+from gateway.tiers.tier_calls import CallTerms
+from gateway.turns.answer_record import AnswerRecord, recorded_events
+from gateway.turns.live_turn import LiveTurn
+from gateway.turns.live_turns import LiveTurns
+from gateway.turns.planning import plan_turn as plan_prompt
+from gateway.turns.tile_budget import within_budget
+from gateway.turns.turn import Tiers, Turn, TurnRequest
+from gateway.turns.turn_fields import (
     cache_salt,
     check_version,
     early_outcome,
@@ -38,7 +39,7 @@ from gateway.turn_fields import (
     stored_turn,
     turn_key,
 )
-from gateway.turn_keeper import Place, TurnKeeper
+from gateway.turns.turn_keeper import Place, TurnKeeper
 from gateway.wire import RequestLimits, plan_layout, read_messages
 from internvl.errors import BadMedia, InvalidField, NotFound, ServingError
 from internvl.telemetry import get_logger

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 
 import configargparse
 
-from gateway.access import AccessConfig
-from gateway.access_flags import access_from_args, add_access_flags, tls_from_args
+from gateway.access.access import AccessConfig
+from gateway.access.access_flags import access_from_args, add_access_flags, tls_from_args
 from gateway.conversation_calls import LONGEST_S, Kept
-from gateway.discovery import Target
 from gateway.http.config import HttpConfig, add_http_flags
-from gateway.live_turns import TurnConfig
-from gateway.media_flags import add_media_flags, media_from_args
-from gateway.media_store import MIB, MediaConfig
-from gateway.replicas import RoutingConfig
-from gateway.retries import RetryConfig
-from gateway.store import MEMORY
+from gateway.storage.media_flags import add_media_flags, media_from_args
+from gateway.storage.media_store import MIB, MediaConfig
+from gateway.storage.store import MEMORY
+from gateway.tiers.discovery import Target
+from gateway.tiers.replicas import RoutingConfig
+from gateway.tiers.retries import RetryConfig
+from gateway.turns.live_turns import TurnConfig
 from gateway.wire import RequestLimits
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags
 

@@ -8,9 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from gateway.caller import Caller
 from gateway.content import Message, Role, Text
-from gateway.conversation_wire import conversation_to_proto, head_to_proto
-from gateway.conversations import ConversationStore
-from gateway.tier_calls import Deadline
+from gateway.deadline import Deadline
+from gateway.storage.conversation_wire import conversation_to_proto, head_to_proto
+from gateway.storage.conversations import ConversationStore
 from gateway.wire import RequestLimits
 from internvl.errors import InvalidField
 from internvl.v1 import chat_service_pb2

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from gateway.answer import Answer, ChoiceEnd, Delta, Event, FinishReason, Progress, Started, Timings, Usage
+from gateway.answer import (
+    Answer,
+    ChoiceEnd,
+    Delta,
+    Event,
+    FinishReason,
+    Progress,
+    Started,
+    Timings,
+    Usage,
+)
 from gateway.wire import layout_to_proto
 from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
 

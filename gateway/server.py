@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 import grpc
 
-from gateway import llm_backend, vision_backend
-from gateway.access import Access, GrpcGuard
+from gateway.access.access import Access, GrpcGuard
 from gateway.caller import ANYBODY
 from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
 from gateway.conversation_calls import ConversationCalls
-from gateway.housekeeping import sweeping
-from gateway.layouts import LayoutMemory
-from gateway.live_turns import open_turns
-from gateway.llm_backend import LlmBackend, LlmCalls
-from gateway.media_store import open_media_store
-from gateway.replicas import open_replicas
-from gateway.retries import RetryBudget
-from gateway.store import open_store
-from gateway.turn import Tiers
+from gateway.storage.housekeeping import sweeping
+from gateway.storage.media_store import open_media_store
+from gateway.storage.store import open_store
+from gateway.tiers import llm_backend, vision_backend
+from gateway.tiers.layouts import LayoutMemory
+from gateway.tiers.llm_backend import LlmBackend, LlmCalls
+from gateway.tiers.replicas import open_replicas
+from gateway.tiers.retries import RetryBudget
+from gateway.tiers.vision_backend import VisionBackend, VisionCalls
 from gateway.turn_calls import TurnCalls
-from gateway.turn_keeper import turn_keeper
-from gateway.vision_backend import VisionBackend, VisionCalls
+from gateway.turns.live_turns import open_turns
+from gateway.turns.turn import Tiers
+from gateway.turns.turn_keeper import turn_keeper
 from internvl.rpc import run_server
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 

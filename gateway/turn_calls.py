@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 from gateway.caller import Caller
 from gateway.chats import Chats
+from gateway.deadline import Deadline
 from gateway.failures import failure_to_proto
-from gateway.live_turn import TurnState
-from gateway.live_turns import LiveTurns
-from gateway.tier_calls import Deadline
+from gateway.turns.live_turn import TurnState
+from gateway.turns.live_turns import LiveTurns
 from internvl.v1 import chat_service_pb2
 
 _STATES = {

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from gateway.access import Access
+from gateway.access.access import Access
 from gateway.chats import Chats
 from gateway.conversation_calls import ConversationCalls
 from gateway.http.chat_completions import ChatCompletions

@@ -14,12 +14,12 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
-from gateway.access import Access, bearer_of
+from gateway.access.access import Access, bearer_of
 from gateway.caller import ANYBODY, Caller
+from gateway.deadline import Deadline
 from gateway.http import metrics
 from gateway.http.errors import error_body, error_headers, http_status
 from gateway.http.json_body import BodyReader, ClientGone, Receive
-from gateway.tier_calls import Deadline
 from internvl.errors import DeadlineExceeded, InternalError, ServingError
 from internvl.telemetry import get_logger
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from gateway.caller import Caller
 from gateway.chats import Chats
+from gateway.deadline import Deadline
 from gateway.http.errors import UnknownModel
-from gateway.tier_calls import Deadline
 
 # A replaced model shows after this time.
 _FRESH_S = 10.0

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 
 from gateway.config import Config
-from gateway.discovery import Target
-from gateway.replicas import RoutingConfig
-from gateway.retries import RetryConfig
 from gateway.server import SERVICE_NAMES, core
+from gateway.tiers.discovery import Target
+from gateway.tiers.replicas import RoutingConfig
+from gateway.tiers.retries import RetryConfig
 from internvl.rpc import Running, ServerConfig, serving
 from internvl.telemetry import configure_logging
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc

@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 
 from gateway.config import Config
-from gateway.discovery import Target
 from gateway.server import SERVICE_NAMES, Core, core
+from gateway.tiers.discovery import Target
 from internvl.rpc import Running, ServerConfig, serving
 from internvl.telemetry import configure_logging
 from internvl.v1 import (

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.access import Access, AccessConfig
+from gateway.access.access import Access, AccessConfig
 from gateway.config import Config
 from gateway.http.app import HttpApp
 from gateway.http.config import HttpConfig

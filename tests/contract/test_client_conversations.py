@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.access import AccessConfig
+from gateway.access.access import AccessConfig
 from gateway.config import Config
 from internvl.rpc import ServerConfig, TlsConfig
 from internvl_client import AsyncClient, Client, Conflict, NotFound, Unauthenticated, Unavailable

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway.access import AccessConfig
+from gateway.access.access import AccessConfig
 from gateway.config import Config
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2 as chat

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from gateway.config import Config
-from gateway.media_store import MediaConfig
+from gateway.storage.media_store import MediaConfig
 from gateway.wire import RequestLimits
 from internvl.errors import BadMedia, ContextTooLong, InvalidField, Overloaded, Unavailable
 from internvl.rpc import ServerConfig

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from gateway.config import Config
-from gateway.retries import RetryConfig
+from gateway.tiers.retries import RetryConfig
 from internvl.errors import InvalidField, Overloaded, Unavailable
 from internvl.v1 import llm_service_pb2
 from tests.contract.fake_llm import FakeLlm

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from gateway.config import Config
-from gateway.live_turns import LiveTurns, TurnConfig
+from gateway.turns.live_turns import LiveTurns, TurnConfig
 from internvl.errors import NotFound, Overloaded
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2 as chat

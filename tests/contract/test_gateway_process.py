@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import parse_config
-from gateway.discovery import Target
+from gateway.tiers.discovery import Target
 from internvl.errors import ConfigError
 
 
@@ -91,5 +91,5 @@ def test_storage_that_cannot_be_opened_ends_the_start_with_one_line(
 def test_gateway_imports_nothing_that_computes() -> None:
     program = "import sys, gateway.__main__; print(*sys.modules)"
     loaded = set(run("-c", program).stdout.split())
-    assert "gateway.turn" in loaded
+    assert "gateway.turns.turn" in loaded
     assert not loaded & {"numpy", "paddle", "PIL", "av", "sentencepiece", "kernels"}

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from gateway.config import Config
-from gateway.media_store import MediaConfig
+from gateway.storage.media_store import MediaConfig
 from internvl.errors import Overloaded, Unavailable
 from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2, content_pb2

@@ -17,7 +17,7 @@ import pytest
 from gateway.config import Config
 from gateway.http.config import HttpConfig, RemoteMediaConfig, add_http_flags
 from gateway.http.remote_media import Address, RemoteMedia, is_global
-from gateway.media_store import MediaConfig
+from gateway.storage.media_store import MediaConfig
 from internvl.errors import BadMedia, ConfigError, PermissionDenied
 from internvl.rpc import ServerConfig
 from tests.contract.fake_vision import picture

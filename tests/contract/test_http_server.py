@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access import AccessConfig
+from gateway.access.access import AccessConfig
 from gateway.http.config import HttpConfig
 from tests.contract.gateway_tiers import bounded, until
 from tests.contract.http_door import HERE, chat, http_stack

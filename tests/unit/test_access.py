@@ -14,11 +14,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from gateway.access import Access, AccessConfig, bearer_of
-from gateway.api_keys import Allowance
+from gateway.access.access import Access, AccessConfig, bearer_of
+from gateway.access.api_keys import Allowance
+from gateway.access.limiter import Limiter
+from gateway.access.tokens import TokenConfig, Tokens
 from gateway.caller import ANYBODY, Caller
-from gateway.limiter import Limiter
-from gateway.tokens import TokenConfig, Tokens
 from internvl.errors import ConfigError, Overloaded, Unauthenticated
 
 SECRET = b"a secret of more than thirty-two bytes"

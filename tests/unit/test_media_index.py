@@ -11,9 +11,9 @@ import fsspec
 import pytest
 
 from gateway.content import ImageOptions, Media, Message, Role
-from gateway.conversations import StoredTurn, TurnOutcome
-from gateway.media_store import MediaConfig, MediaStore, open_media_store
-from gateway.store import MEMORY, Store, open_store
+from gateway.storage.conversations import StoredTurn, TurnOutcome
+from gateway.storage.media_store import MediaConfig, MediaStore, open_media_store
+from gateway.storage.store import MEMORY, Store, open_store
 from internvl.errors import ConfigError, FailedPrecondition, NotFound, Unavailable
 from tests.unit.event_loop import bounded
 from tests.unit.redis_server import RedisServer

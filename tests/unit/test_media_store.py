@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.media_store import MIB, MediaConfig, MediaStore, open_media_store
-from gateway.store import MEMORY, open_store
+from gateway.storage.media_store import MIB, MediaConfig, MediaStore, open_media_store
+from gateway.storage.store import MEMORY, open_store
 from internvl.errors import BadMedia, NotFound, Unavailable
 
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.routing import choose, preference
+from gateway.tiers.routing import choose, preference
 
 NAMES = st.lists(st.text("abc0123456789.:", min_size=1, max_size=12), min_size=1, max_size=12, unique=True)
 LOADS = st.dictionaries(st.text("abc", min_size=1, max_size=6), st.integers(0, 200), min_size=1, max_size=12)

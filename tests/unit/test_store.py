@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from gateway.answer import Usage
-from gateway.claims import LEASE_S, Answered, Claim, Claims, ClaimStore, Running, TurnKey
 from gateway.content import ImageOptions, Media, Message, Role, Text, VideoOptions
-from gateway.conversations import ConversationStore, StoredTurn, TurnOutcome
-from gateway.store import MEMORY, Store, open_store
-from gateway.tier_calls import Deadline
+from gateway.deadline import Deadline
+from gateway.storage.claims import LEASE_S, Answered, Claim, Claims, ClaimStore, Running, TurnKey
+from gateway.storage.conversations import ConversationStore, StoredTurn, TurnOutcome
+from gateway.storage.store import MEMORY, Store, open_store
 from internvl.errors import (
     AlreadyExists,
     ConfigError,

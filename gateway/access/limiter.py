@@ -1,0 +1,88 @@
+"""How much each key may ask for, on this gateway."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.access.api_keys import Allowance
+from gateway.caller import Caller
+from internvl.errors import Overloaded
+
+_MAX_REMEMBERED = 10_000
+
+
+@dataclass(slots=True)
+class _Account:
+    """What one caller has used: `credit` calls may begin now, as of `counted`."""
+
+    credit: float
+    counted: float
+    running: int = 0
+
+
+class Limiter:
+    """Counts calls by key. A minute's calls may come at once; they flow back evenly.
+
+    Each gateway counts alone: behind several, a key may ask for its allowance at each.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds."""
+        self._clock = clock
+        self._accounts: OrderedDict[Caller, _Account] = OrderedDict()
+
+    @asynccontextmanager
+    async def admitted(self, caller: Caller, allowance: Allowance) -> AsyncIterator[None]:
+        """Count a call, which is under way as long as the block.
+
+        Raises:
+            Overloaded: the key's rate or number of calls under way is used up; says when to try again.
+        """
+        account = self._account(caller, allowance)
+        if allowance.concurrency is not None and account.running >= allowance.concurrency:
+            raise Overloaded(
+                f"this key may have {allowance.concurrency} calls under way",
+                retry_after_s=1.0,
+                metadata={"concurrency": allowance.concurrency},
+            )
+        if allowance.requests_per_minute is not None:
+            self._charge(account, allowance.requests_per_minute)
+        account.running += 1
+        try:
+            yield
+        finally:
+            account.running -= 1
+
+    def _account(self, caller: Caller, allowance: Allowance) -> _Account:
+        account = self._accounts.get(caller)
+        if account is None:
+            account = _Account(float(allowance.requests_per_minute or 0), self._clock())
+            self._accounts[caller] = account
+            self._forget_idle()
+        self._accounts.move_to_end(caller)
+        return account
+
+    def _charge(self, account: _Account, per_minute: int) -> None:
+        now = self._clock()
+        flowed = (now - account.counted) * per_minute / 60
+        account.credit = min(float(per_minute), account.credit + flowed)
+        account.counted = now
+        if account.credit < 1:
+            raise Overloaded(
+                f"this key may make {per_minute} calls a minute",
+                retry_after_s=(1 - account.credit) * 60 / per_minute,
+                metadata={"requests_per_minute": per_minute},
+            )
+        account.credit -= 1
+
+    def _forget_idle(self) -> None:
+        """Keep the memory bounded: tokens may name ever new callers."""
+        if len(self._accounts) <= _MAX_REMEMBERED:
+            return
+        for caller, account in list(self._accounts.items())[: _MAX_REMEMBERED // 10]:
+            if not account.running:
+                del self._accounts[caller]

@@ -1,0 +1,1 @@
+"""Turns: from a prompt to an answer, with or without a client who waits."""
