@@ -1,6 +1,4 @@
 // Skylake-X, Zen 4 and later.
-#include <immintrin.h>
-
 #include "levels.h"
 
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")

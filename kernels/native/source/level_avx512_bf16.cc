@@ -1,4 +1,5 @@
-// Cooper Lake, Sapphire Rapids, Zen 4 and later: products of pairs of bfloat16 and of fours of int8 in one step.
+// Cooper Lake, Sapphire Rapids, Zen 4 and later: products of pairs of bfloat16 and of fours of int8 in one step. All
+// else is that of avx512.
 #include <immintrin.h>
 
 #include "levels.h"
@@ -7,5 +8,24 @@
 
 #define INTERNVL_WIDTH 16
 #define INTERNVL_DOTS
-#define INTERNVL_LEVEL avx512_bf16
-#include "level.inc"
+
+namespace internvl::avx512_bf16 {
+namespace {
+
+constexpr int kWidth = INTERNVL_WIDTH;
+
+#include "vector.h"
+#include "pool.h"
+#include "packed.h"
+#include "dots.h"
+#include "product.h"
+
+}  // namespace
+
+void take_products(Kernels& level) {
+  level.row_bytes = row_bytes;
+  level.prepare_row = prepare_row;
+  level.product = product;
+}
+
+}  // namespace internvl::avx512_bf16

@@ -10,6 +10,18 @@ const Kernels*& chosen() {
   return kernels;
 }
 
+#ifdef __x86_64__
+const Kernels& with_dots() {
+  static const Kernels level = [] {
+    Kernels level = avx512::kKernels;
+    level.name = "avx512_bf16";
+    avx512_bf16::take_products(level);
+    return level;
+  }();
+  return level;
+}
+#endif
+
 }  // namespace
 
 std::vector<const Kernels*> usable_levels() {
@@ -19,7 +31,7 @@ std::vector<const Kernels*> usable_levels() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_dots = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-  if (has_avx2 && has_avx512 && has_dots) levels.push_back(&avx512_bf16::kKernels);
+  if (has_avx2 && has_avx512 && has_dots) levels.push_back(&with_dots());
   if (has_avx2 && has_avx512) levels.push_back(&avx512::kKernels);
   if (has_avx2) levels.push_back(&avx2::kKernels);
 #endif

@@ -17,7 +17,7 @@ namespace avx512 {
 extern const Kernels kKernels;
 }
 namespace avx512_bf16 {
-extern const Kernels kKernels;
+void take_products(Kernels& level);
 }
 
 // What this processor runs, the best first.
