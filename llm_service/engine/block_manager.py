@@ -103,6 +103,37 @@ class BlockManager:
         sequence.registered = len(found)
         sequence.computed = len(found) * self._block_size
 
+    def catch_up(self, sequence: Sequence) -> None:
+        """Go on with blocks that others have filled since; never its last token."""
+        while (key := self.next_key(sequence)) and (block := self.pool.lookup(key)) is not None:
+            self.pool.share(block)
+            for tile, embeddings in self.pool.tiles(block):
+                sequence.receive(tile, embeddings)
+            sequence.blocks.append(block)
+            sequence.registered += 1
+            sequence.advance(self._block_size)
+
+    def next_key(self, sequence: Sequence) -> bytes | None:
+        """The hash of the block that a sequence begins next.
+
+        None in the middle of a block or of a step, and where it has to compute by itself.
+        """
+        index = sequence.computed // self._block_size
+        begun = index < len(sequence.blocks)
+        if begun or not self._reuses or index >= (sequence.length - 1) // self._block_size:
+            return None
+        return self._keys(sequence, index, index + 1)[0]
+
+    def keys_filled(self, sequence: Sequence, tokens: int) -> list[bytes]:
+        """The hashes of the blocks that are full once the next `tokens` tokens are computed."""
+        if not self._reuses:
+            return []
+        size = self._block_size
+        return self._keys(sequence, sequence.computed // size, (sequence.computed + tokens) // size)
+
+    def _keys(self, sequence: Sequence, first: int, end: int) -> list[bytes]:
+        return _chain(sequence, self._block_size).hashes(sequence, end)[first:]
+
     def _writes_shared(self, sequence: Sequence) -> bool:
         """Whether the next token goes into a block that others read: only a part full, last one."""
         blocks = sequence.blocks

@@ -91,13 +91,21 @@ class StepComposer:
         return sorted(prefilling, key=place) if len(prefilling) > 1 else prefilling
 
     def _prefill(self, prefilling: list[Sequence], budget: int) -> list[Share]:
-        """As many tokens of each as are ready and have room."""
+        """As many tokens of each as are ready and have room.
+
+        What one computes in this step no other computes beside it: it is found when the step is through. So
+        nobody ever waits for a block that is not being computed.
+        """
         shares = []
+        underway: set[bytes] = set()
         for sequence in prefilling:
+            if self._cache.next_key(sequence) in underway:
+                continue
             room = self._cache.room(sequence, self._cache.pool.available)
             tokens = min(sequence.remaining, budget, room)
             if tokens > 0:
                 self._cache.grow(sequence, tokens)
                 shares.append(Share(sequence, tokens))
                 budget -= tokens
+                underway.update(self._cache.keys_filled(sequence, tokens))
         return shares

@@ -139,8 +139,12 @@ class Scheduler:
     def admit(self, now: float) -> list[Sequence]:
         """Move sequences from the queue to the running set while resources last.
 
-        Each begins with what the cache holds of it. Returned are those admitted for the first time.
+        Each begins with what the cache holds of it, and those that run go on with what it got since. Returned
+        are those admitted for the first time.
         """
+        for sequence in self._running:
+            if not sequence.is_decoding:
+                self._cache.catch_up(sequence)
         admitted = []
         while self._waiting and (found := self._make_room_to_start()) is not None:
             sequence = self._waiting.pop(0)

@@ -134,3 +134,28 @@ def test_a_tile_that_came_is_no_reason_to_forget_what_was_found() -> None:
     sequence.receive(TileKey("b", 0), embeddings(TileKey("b", 0)))
     bench.run()
     assert bench.answers[wanted, 0] == answer(wanted)
+
+
+def test_the_same_prompt_at_once_is_computed_once() -> None:
+    bench = Bench(kv_blocks=60, step_token_budget=16)
+    twins = [request([1, *[2] * 30, n], tile_keys("a", 2), max_tokens=3) for n in (3, 4)]
+    for one in twins:
+        bench.submit(one)
+    computed = 0
+    while bench.scheduler.has_work:
+        computed += sum(share.tokens for share in bench.step().shares)
+    prompt = twins[0].prompt_tokens
+    assert computed <= prompt + BLOCK + 2 * 3
+    assert [bench.answers[one, 0] for one in twins] == [answer(one) for one in twins]
+
+
+def test_who_computes_for_others_may_leave() -> None:
+    bench = Bench(kv_blocks=60, step_token_budget=8)
+    first, second = (request([1, *[2] * 30, n], max_tokens=3) for n in (3, 4))
+    leading = bench.submit(first)
+    bench.submit(second)
+    bench.step()
+    bench.scheduler.remove(leading)
+    bench.run()
+    assert bench.answers[second, 0] == answer(second)
+    assert bench.scheduler.blocks.used == 0
