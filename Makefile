@@ -35,9 +35,12 @@ bench-%: .venv/kernels.stamp ## run one measurement, `make bench-NAME`; JSON=FIL
 
 # First on Paddle's own operators, whatever is built here; then what computes once more on the native ones.
 test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows it
-	OMP_NUM_THREADS=1 INTERNVL_NATIVE=off $(BIN)/python -m pytest $(TESTS)
-	$(if $(TESTS),,OMP_NUM_THREADS=1 INTERNVL_NATIVE=build $(BIN)/python -m pytest $(COMPUTING))
+	OMP_NUM_THREADS=1 INTERNVL_NATIVE=off $(BIN)/python -m pytest $(PARALLEL) $(TESTS)
+	$(if $(TESTS),,OMP_NUM_THREADS=1 INTERNVL_NATIVE=build $(BIN)/python -m pytest $(PARALLEL) $(COMPUTING))
 
+# A file stays with one worker: its tests share services. WORKERS=0 runs all in one process.
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 COMPUTING := tests/parity tests/unit/test_engine_model.py tests/unit/test_batch_invariance.py tests/equality
 
 test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, below 6 GB of memory)
@@ -122,7 +125,7 @@ protos-release: .venv/check.stamp ## make today's protos the ones that later cha
 
 # Without a compiler it says so in a line, and everything runs on Paddle's own operators.
 .venv/kernels.stamp: .venv/runtime.stamp $(wildcard kernels/native/*.py kernels/native/source/*)
-	@echo 'Building the native operators, once: some 10 s'
+	@echo 'Building the native operators, once: about a minute'
 	-@$(BIN)/python -m kernels.native
 	@touch $@
 
