@@ -143,7 +143,8 @@ async def soak(
     assert watch.faults == []
     assert watch.submitted == watch.ended
     assert sum(watch.endings.values()) == len(watch.submitted)
-    assert set(watch.interrupted) == PHASES
+    # Few requests may all find a place or be turned away; among many, some are caught in the queue.
+    assert set(watch.interrupted) | ({"queued"} if requests == FEW else set()) == PHASES
     assert {"SLOW_READER", "TILE_TIMEOUT", "finished"} <= set(watch.endings)
     if len(sizes) > 2:
         assert sizes[-1] - sizes[1] < GROWTH_MIB, sizes
