@@ -35,11 +35,14 @@ bench-%: .venv/kernels.stamp ## run one measurement, `make bench-NAME`; JSON=FIL
 
 # First on Paddle's own operators, whatever is built here; then what computes once more on the native ones.
 test: .venv/test.stamp ## every test but the slow ones; TESTS=tests/unit narrows it
-	OMP_NUM_THREADS=1 INTERNVL_NATIVE=off $(BIN)/python -m pytest $(PARALLEL) $(TESTS)
+	OMP_NUM_THREADS=1 INTERNVL_NATIVE=off $(BIN)/python -m pytest $(PARALLEL) $(or $(TESTS),$(addprefix --ignore=,$(ALONE)))
+	$(if $(TESTS),,OMP_NUM_THREADS=1 INTERNVL_NATIVE=off $(BIN)/python -m pytest $(ALONE))
 	$(if $(TESTS),,OMP_NUM_THREADS=1 INTERNVL_NATIVE=build $(BIN)/python -m pytest $(PARALLEL) $(COMPUTING))
 
 # A file stays with one worker: its tests share services. WORKERS=0 runs all in one process.
 WORKERS ?= 2
+# These start and kill whole stacks of processes: nothing else beside them.
+ALONE := tests/e2e tests/faults
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 COMPUTING := tests/parity tests/unit/test_engine_model.py tests/unit/test_batch_invariance.py tests/equality
 
