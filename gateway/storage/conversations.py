@@ -6,6 +6,7 @@ import base64
 import datetime
 import enum
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -209,6 +210,39 @@ class ConversationStore(Protocol):
         """Drop what is out of time, of all tenants, and return how many conversations that were."""
 
 
+def new_conversation(opening: Sequence[Message], title: str, time_to_live_s: float | None) -> Conversation:
+    """An empty conversation that begins now, under a name of its own."""
+    now = utc_now()
+    return Conversation(uuid.uuid4().hex, 0, title, now, now, time_to_live_s, opening=tuple(opening))
+
+
+def fork_of(old: Conversation, turns: int | None, title: str | None) -> Conversation:
+    """A new conversation with the first turns of another one; None takes all, and its title.
+
+    Raises:
+        InvalidField: `turns`: it has fewer.
+    """
+    count = old.version if turns is None else turns
+    if count > old.version:
+        raise InvalidField("turns", f"the conversation has {old.version} turns, got {count}")
+    now = utc_now()
+    return Conversation(
+        uuid.uuid4().hex,
+        count,
+        old.title if title is None else title,
+        now,
+        now,
+        old.time_to_live_s,
+        old.opening,
+        old.turns[:count],
+    )
+
+
+def page_of(heads: Sequence[Head], limit: int) -> Page:
+    """The first `limit` of these conversations, and the way to the others."""
+    return Page(tuple(heads[:limit]), cursor_of(heads[limit - 1]) if len(heads) > limit else "")
+
+
 def cursor_of(head: Head) -> str:
     """The token of the page that follows this conversation."""
     return base64.urlsafe_b64encode(f"{head.updated.timestamp()!r} {head.conversation_id}".encode()).decode()
@@ -240,8 +274,3 @@ def other_version(expected: int, version: int) -> Conflict:
         "another turn of this conversation was stored meanwhile; fetch it and ask again",
         metadata={"expected_version": expected, "version": version},
     )
-
-
-def fewer_turns(turns: int, version: int) -> InvalidField:
-    """What a store raises for a fork behind the last turn."""
-    return InvalidField("turns", f"the conversation has {version} turns, got {turns}")

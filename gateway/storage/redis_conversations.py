@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +14,10 @@ from gateway.storage.conversations import (
     Head,
     Page,
     StoredTurn,
-    cursor_of,
-    fewer_turns,
+    fork_of,
+    new_conversation,
     other_version,
+    page_of,
     read_cursor,
     unknown_conversation,
     utc_now,
@@ -41,10 +41,7 @@ class RedisConversations:
         title: str = "",
         time_to_live_s: float | None = None,
     ) -> Conversation:
-        now = utc_now()
-        conversation = Conversation(
-            uuid.uuid4().hex, 0, title, now, now, time_to_live_s, opening=tuple(opening)
-        )
+        conversation = new_conversation(opening, title, time_to_live_s)
         await self._insert(tenant, conversation)
         return conversation
 
@@ -68,8 +65,7 @@ class RedisConversations:
     async def list(self, tenant: str, limit: int, token: str = "") -> Page:
         updated, last = read_cursor(token)
         rows = await self._server.run(redis_scripts.LIST, tenant, _now(), updated, last, str(limit + 1))
-        heads = tuple(map(_head, rows))
-        return Page(heads[:limit], cursor_of(heads[limit - 1]) if len(heads) > limit else "")
+        return page_of(list(map(_head, rows)), limit)
 
     async def update(
         self,
@@ -96,21 +92,7 @@ class RedisConversations:
         self, tenant: str, conversation_id: str, turns: int | None = None, title: str | None = None
     ) -> Conversation:
         # Turns are only ever added, so what was read stays true while it is copied.
-        old = await self.get(tenant, conversation_id)
-        count = old.version if turns is None else turns
-        if count > old.version:
-            raise fewer_turns(count, old.version)
-        now = utc_now()
-        fork = Conversation(
-            uuid.uuid4().hex,
-            count,
-            old.title if title is None else title,
-            now,
-            now,
-            old.time_to_live_s,
-            old.opening,
-            old.turns[:count],
-        )
+        fork = fork_of(await self.get(tenant, conversation_id), turns, title)
         await self._insert(tenant, fork)
         return fork
 

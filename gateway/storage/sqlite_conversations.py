@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import sqlite3
 import time
-import uuid
 from collections.abc import Sequence
 
 from gateway.content import Message
@@ -15,9 +14,10 @@ from gateway.storage.conversations import (
     Head,
     Page,
     StoredTurn,
-    cursor_of,
-    fewer_turns,
+    fork_of,
+    new_conversation,
     other_version,
+    page_of,
     read_cursor,
     unknown_conversation,
     utc_now,
@@ -47,10 +47,7 @@ class SqliteConversations:
         title: str = "",
         time_to_live_s: float | None = None,
     ) -> Conversation:
-        now = utc_now()
-        conversation = Conversation(
-            uuid.uuid4().hex, 0, title, now, now, time_to_live_s, opening=tuple(opening)
-        )
+        conversation = new_conversation(opening, title, time_to_live_s)
         await self._database.write(lambda db: _insert(db, tenant, conversation))
         return conversation
 
@@ -66,8 +63,7 @@ class SqliteConversations:
                 (tenant, time.time(), updated, last, limit + 1),
             ).fetchall()
 
-        heads = [_head(row) for row in await self._database.read(work)]
-        return Page(tuple(heads[:limit]), cursor_of(heads[limit - 1]) if len(heads) > limit else "")
+        return page_of([_head(row) for row in await self._database.read(work)], limit)
 
     async def update(
         self,
@@ -101,21 +97,7 @@ class SqliteConversations:
         self, tenant: str, conversation_id: str, turns: int | None = None, title: str | None = None
     ) -> Conversation:
         def work(db: sqlite3.Connection) -> Conversation:
-            old = _get(db, tenant, conversation_id)
-            count = old.version if turns is None else turns
-            if count > old.version:
-                raise fewer_turns(count, old.version)
-            now = utc_now()
-            fork = Conversation(
-                uuid.uuid4().hex,
-                count,
-                old.title if title is None else title,
-                now,
-                now,
-                old.time_to_live_s,
-                old.opening,
-                old.turns[:count],
-            )
+            fork = fork_of(_get(db, tenant, conversation_id), turns, title)
             _insert(db, tenant, fork)
             return fork
 

@@ -15,7 +15,7 @@ from gateway.content import Layout, Media, Message, Text
 from gateway.prompt import Prompt
 from gateway.tiers.replica import Replica
 from gateway.tiers.replicas import Replicas
-from gateway.tiers.tier_calls import CallTerms, leased, next_message, repeated, response_of
+from gateway.tiers.tier_calls import CallTerms, answered, leased, next_message
 from gateway.wire import layout_to_proto, role_number
 from internvl.errors import InternalError
 from internvl.v1 import llm_service_pb2, llm_service_pb2_grpc
@@ -172,13 +172,12 @@ class LlmBackend:
             cache_salt=options.cache_salt or None,
             max_tokens=options.max_tokens,
         )
-
-        async def count() -> llm_service_pb2.CountTokensResponse:
-            async with leased(self._replicas, prompt.affinity(options.cache_salt), terms) as replica:
-                call = replica.calls.stub.CountTokens(request, timeout=terms.deadline.next_hop_s)
-                return await response_of(call, replica)
-
-        counted = await repeated(count, terms.attempts)
+        counted = await answered(
+            self._replicas,
+            prompt.affinity(options.cache_salt),
+            terms,
+            lambda calls, timeout: calls.stub.CountTokens(request, timeout=timeout),
+        )
         return TokenCount(
             prompt_tokens=counted.prompt_tokens,
             visual_tokens=counted.visual_tokens,
@@ -192,14 +191,10 @@ class LlmBackend:
 
     async def info(self, terms: CallTerms) -> llm_service_pb2.ModelInfoResponse:
         """The loaded model; the contract's own message, because the public answer carries it on."""
-
-        async def info() -> llm_service_pb2.ModelInfoResponse:
-            async with leased(self._replicas, b"", terms) as replica:
-                request = llm_service_pb2.ModelInfoRequest()
-                call = replica.calls.stub.ModelInfo(request, timeout=terms.deadline.next_hop_s)
-                return await response_of(call, replica)
-
-        return await repeated(info, terms.attempts)
+        request = llm_service_pb2.ModelInfoRequest()
+        return await answered(
+            self._replicas, b"", terms, lambda calls, timeout: calls.stub.ModelInfo(request, timeout=timeout)
+        )
 
 
 class GenerateStream:

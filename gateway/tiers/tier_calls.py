@@ -45,13 +45,24 @@ async def leased(replicas: Replicas[C], key: bytes, terms: CallTerms) -> AsyncIt
         yield replica
 
 
-async def repeated(call: Callable[[], Awaitable[T]], attempts: Attempts) -> T:
-    """The result of a call that may be made again whenever it loses its replica."""
+async def answered(
+    replicas: Replicas[C], key: bytes, terms: CallTerms, ask: Callable[[C, float | None], Awaitable[T]]
+) -> T:
+    """The response of a call that may be made again whenever it loses its replica.
+
+    Args:
+        key: as for `Replicas.lease`.
+        ask: makes the call, of these calls of a replica and with this timeout in seconds.
+
+    Raises:
+        ServingError: what the tier answered, or that it cannot be reached.
+    """
     while True:
         try:
-            return await call()
+            async with leased(replicas, key, terms) as replica:
+                return await _response_of(ask(replica.calls, terms.deadline.next_hop_s), replica)
         except ReplicaLost as lost:
-            await attempts.again(lost)
+            await terms.attempts.again(lost)
 
 
 async def next_message(call: grpc.aio.StreamStreamCall[Any, T], replica: Replica[Any]) -> T | None:
@@ -67,7 +78,7 @@ async def next_message(call: grpc.aio.StreamStreamCall[Any, T], replica: Replica
     return None if message is grpc.aio.EOF else cast(T, message)
 
 
-async def response_of(call: Awaitable[T], replica: Replica[Any]) -> T:
+async def _response_of(call: Awaitable[T], replica: Replica[Any]) -> T:
     """The response of a call that has one.
 
     Raises:

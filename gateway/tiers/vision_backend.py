@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
@@ -12,7 +12,7 @@ import grpc
 from gateway.content import ImageOptions, Layout, Media, MediaOptions
 from gateway.tiers.replica import Replica
 from gateway.tiers.replicas import Replicas
-from gateway.tiers.tier_calls import CallTerms, leased, next_message, repeated, response_of
+from gateway.tiers.tier_calls import CallTerms, answered, leased, next_message
 from gateway.wire import (
     image_options,
     image_options_to_proto,
@@ -74,13 +74,11 @@ class VisionBackend:
     ) -> vision_service_pb2.InspectResponse:
         """What a stored file is; the contract's own message, because the public answer carries it on."""
 
-        async def inspect() -> vision_service_pb2.InspectResponse:
-            async with leased(self._replicas, media_id.encode(), terms) as replica:
-                file.seek(0)
-                call = replica.calls.stub.Inspect(_inspect_requests(file), timeout=terms.deadline.next_hop_s)
-                return await response_of(call, replica)
+        def ask(calls: VisionCalls, timeout: float | None) -> Awaitable[vision_service_pb2.InspectResponse]:
+            file.seek(0)
+            return calls.stub.Inspect(_inspect_requests(file), timeout=timeout)
 
-        return await repeated(inspect, terms.attempts)
+        return await answered(self._replicas, media_id.encode(), terms, ask)
 
     async def plan(self, file: BinaryIO, media: Media, terms: CallTerms) -> Layout:
         """The layout that encoding a stored file would give, without its `visual_id`.
@@ -119,26 +117,22 @@ class VisionBackend:
     async def _plan(
         self, request: vision_service_pb2.PlanRequest, key: bytes, terms: CallTerms
     ) -> vision_service_pb2.PlanResponse:
-        async def plan() -> vision_service_pb2.PlanResponse:
-            async with leased(self._replicas, key, terms) as replica:
-                call = replica.calls.stub.Plan(request, timeout=terms.deadline.next_hop_s)
-                return await response_of(call, replica)
-
-        response = await repeated(plan, terms.attempts)
+        response = await answered(
+            self._replicas, key, terms, lambda calls, timeout: calls.stub.Plan(request, timeout=timeout)
+        )
         if len(response.layouts) != len(request.items):
             raise InternalError(f"the {PEER} planned {len(response.layouts)} of {len(request.items)} items")
         return response
 
     async def info(self, terms: CallTerms) -> vision_service_pb2.EncoderInfoResponse:
         """The loaded encoder; the contract's own message, because the public answer carries it on."""
-
-        async def info() -> vision_service_pb2.EncoderInfoResponse:
-            async with leased(self._replicas, b"", terms) as replica:
-                request = vision_service_pb2.EncoderInfoRequest()
-                call = replica.calls.stub.EncoderInfo(request, timeout=terms.deadline.next_hop_s)
-                return await response_of(call, replica)
-
-        return await repeated(info, terms.attempts)
+        request = vision_service_pb2.EncoderInfoRequest()
+        return await answered(
+            self._replicas,
+            b"",
+            terms,
+            lambda calls, timeout: calls.stub.EncoderInfo(request, timeout=timeout),
+        )
 
 
 class EncodeStream:
