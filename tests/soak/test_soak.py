@@ -58,6 +58,7 @@ class Soak:
     def __init__(self, scene: Scene) -> None:
         self.endings: Counter[tuple[str, str, str | None]] = Counter()
         self._scene = scene
+        self._room = asyncio.Condition()
 
     async def send(self, first: int, last: int) -> None:
         """Send requests, some at a time; then wait until the service has come to rest."""
@@ -84,6 +85,17 @@ class Soak:
                 error.add_note(f"request {number}, {kind.__name__}")
                 raise
             self.endings[kind.__name__, ending.code.name, ending.reason] += 1
+            await self._pause(turned_away=ending.code is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        async with self._room:
+            self._room.notify_all()
+
+    async def _pause(self, turned_away: bool) -> None:
+        """One who was turned away waits until another was not; else most would be nothing but refusals."""
+        async with self._room:
+            if turned_away and not self._scene.watch.is_idle:
+                await self._room.wait()
+            else:
+                self._room.notify()
 
 
 def check(ending: Ending) -> None:
