@@ -103,9 +103,8 @@ class SchedulerCounts:
         self._queries, self._hits = scheduler.prefix_queries, scheduler.prefix_hits
 
 
-def observe_tokens(count: int, since_open_s: float, since_last_s: float | None) -> None:
-    """Note tokens that came at once: the first of their answer (`since_last_s` None), or later ones."""
-    GENERATED_TOKENS.inc(count)
+def observe_latency(since_open_s: float, since_last_s: float | None) -> None:
+    """Note that tokens came: the first of their answer (`since_last_s` None), or later ones."""
     if since_last_s is None:
         TTFT_SECONDS.observe(since_open_s)
     else:
@@ -114,9 +113,8 @@ def observe_tokens(count: int, since_open_s: float, since_last_s: float | None) 
 
 def observe_drafts(drafted: int, accepted: int) -> None:
     """Note guesses, and how many of them proved right."""
-    if drafted:
-        DRAFTED.inc(drafted)
-        ACCEPTED.inc(accepted)
+    DRAFTED.inc(drafted)
+    ACCEPTED.inc(accepted)
 
 
 def observe_finish(finished: Finished) -> None:

@@ -20,6 +20,11 @@ class BlockManager:
         self._block_size = limits.kv_block_size
         self._reuses = limits.prefix_cache
 
+    def has_place(self, sequence: Sequence) -> bool:
+        """Whether the next token of a sequence can be written as things are."""
+        index = sequence.computed // self._block_size
+        return index < len(sequence.blocks) and self.pool.references(sequence.blocks[index]) == 1
+
     def wanting(self, sequence: Sequence, tokens: int) -> int:
         """Blocks to allocate before the next `tokens` tokens of a sequence can be written."""
         blocks = self.blocks_for(sequence.computed + tokens) - len(sequence.blocks)
@@ -61,7 +66,7 @@ class BlockManager:
         if full > sequence.registered:
             self._register(sequence, full)
         blocks = sequence.blocks
-        while len(blocks) > self.blocks_for(sequence.computed):
+        while len(blocks) * self._block_size >= sequence.computed + self._block_size:
             self.pool.release(blocks.pop())
 
     def share(self, sequence: Sequence) -> None:

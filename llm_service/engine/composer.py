@@ -45,7 +45,9 @@ class StepComposer:
             decoding: the running sequences that decode; they have room for a token.
             running: all that are running, these too.
         """
-        prefilling = [one for one in running if one.remaining and not one.is_decoding]
+        prefilling = []
+        if len(decoding) < len(running):
+            prefilling = [one for one in running if one.remaining and not one.is_decoding]
         left = self._limits.step_token_budget - len(decoding)
         reserved = min(sum(one.remaining for one in prefilling), self._limits.kv_block_size)
         if self._limits.draft_tokens:

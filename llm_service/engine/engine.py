@@ -175,31 +175,31 @@ class Engine:
                 continue
             try:
                 for twin, choice in self._fork(job, share):
-                    sampled = choice.sampler.sample(rows, twin.drafts) if twin.wanted else []
+                    sampled = choice.sampler.sample(rows, twin.drafts) if len(rows) else []
                     self._complete(twin, sampled)
                     if sampled:
                         chosen.append((choice, sampled))
             except ServingError as error:
                 self._fail(job, error)
-        return [(choice, sampled) for choice, sampled in chosen if choice.sequence.request in self._jobs]
+        return chosen
 
     def _fork(self, job: Job, share: Share) -> list[tuple[Share, Choice]]:
         """The share and its answer; where it completes a prompt that is to become several, one for each."""
-        if share.wanted and job.awaits_fork:
+        if job.awaits_fork and share.wanted:
             for number in range(1, job.request.sampling.n):
                 job.choices.append(self._new_choice(self._scheduler.fork(share.sequence, number)))
             return [(Share(choice.sequence, share.tokens), choice) for choice in job.choices]
         return [(share, job.choices[share.sequence.choice])]
 
     def _complete(self, share: Share, sampled: Many[Sampled]) -> None:
-        metrics.observe_drafts(len(share.drafts), max(len(sampled) - 1, 0))
+        if share.drafts:
+            metrics.observe_drafts(len(share.drafts), len(sampled) - 1)
         if self._scheduler.complete(share, [token.token_id for token in sampled]):
             metrics.ROPE_RECOMPUTES.inc()
 
     def _publish(self, chosen: Many[tuple[Choice, list[Sampled]]]) -> None:
         now = self._clock()
-        for choice, sampled in chosen:
-            self._push(choice, sampled, now)
+        metrics.GENERATED_TOKENS.inc(sum(self._push(choice, sampled, now) for choice, sampled in chosen))
         for sequence in self._scheduler.running:
             timeline = self._jobs[sequence.request].timeline
             if sequence.is_stalled:
@@ -208,18 +208,25 @@ class Engine:
                 timeline.resume(now)
         self._counts.observe(now if self.has_work else None)  # the last word before a rest is never stale
 
-    def _push(self, choice: Choice, sampled: list[Sampled], now: float) -> None:
-        """Add tokens to their answer and tell of them; end the answer, and the request, where that was it."""
+    def _push(self, choice: Choice, sampled: list[Sampled], now: float) -> int:
+        """Add tokens to their answer and tell of them; end the answer, and the request, where that was it.
+
+        Returns:
+            How many tokens the answer took.
+        """
         request = choice.sequence.request
-        job = self._jobs[request]
-        delta = choice.take(sampled, len(choice.sequence.generated) - len(sampled))
+        job = self._jobs.get(request)
+        if job is None:  # failed a moment ago, through another of its answers
+            return 0
+        delta = choice.take(sampled)
         job.timeline.token(now)
-        metrics.observe_tokens(len(delta.token_ids), now - job.timeline.opened, choice.gap(now))
+        metrics.observe_latency(now - job.timeline.opened, choice.gap(now))
         self._tell(request, delta)
         if choice.end:
             self._scheduler.remove(choice.sequence)
             if job.is_complete:
                 self._finish(job)
+        return len(delta.token_ids)
 
     def _finish(self, job: Job) -> None:
         finished = job.outcome()
@@ -264,9 +271,11 @@ class Engine:
                 self._fail(job, self._expired(job, now))
 
     def _expiry(self, job: Job) -> float | None:
-        stalled = job.timeline.stalled_since
-        tile = None if stalled is None else stalled + self._limits.tile_timeout_s
-        return min((time for time in (tile, job.request.deadline) if time is not None), default=None)
+        deadline, stalled = job.request.deadline, job.timeline.stalled_since
+        if stalled is None:
+            return deadline
+        tile = stalled + self._limits.tile_timeout_s
+        return tile if deadline is None else min(tile, deadline)
 
     def _expired(self, job: Job, now: float) -> ServingError:
         missing = job.first.missing

@@ -61,8 +61,7 @@ class Logprobs(NamedTuple):
     top: tuple[TokenLogprob, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """More of an answer: text that became certain, and the tokens decoded.
 
     Attributes:

@@ -32,36 +32,32 @@ class Choice:
         self.sampler = sampler
         self.end: ChoiceEnd | None = None
         self._last: float | None = None
+        self._tokens = 0
         self._answer = answer
         self._drafts = drafts
         for token_id in sequence.request.delivered_ids:
             sampler.accept(token_id)
             self._push(token_id)
         if sequence.request.delivered_ids:
-            self._end_if_complete(len(sequence.request.delivered_ids))
+            self._end_if_complete()
 
     def propose(self, most: int) -> tuple[int, ...]:
         """Guess what comes next."""
         return self._drafts.propose(most) if self._drafts else ()
 
-    def take(self, sampled: Many[Sampled], length: int) -> Delta:
-        """Add tokens up to the one that ends the answer, if one does.
-
-        Args:
-            length: tokens of the answer before these.
-        """
-        texts: list[str] = []
-        logprobs: list[Logprobs] = []
+    def take(self, sampled: Many[Sampled]) -> Delta:
+        """Add tokens up to the one that ends the answer, if one does."""
+        text = ""
         token_ids: list[int] = []
+        logprobs: list[Logprobs] = []
         for token in sampled:
             token_ids.append(token.token_id)
             if token.logprobs is not None:
                 logprobs.append(token.logprobs)
-            texts.append(self._push(token.token_id))
-            texts.append(self._end_if_complete(length + len(token_ids)))
+            text += self._push(token.token_id) + self._end_if_complete()
             if self.end:
                 break
-        return Delta("".join(texts), tuple(token_ids), self.sequence.choice, tuple(logprobs))
+        return Delta(text, tuple(token_ids), self.sequence.choice, tuple(logprobs))
 
     def gap(self, now: float) -> float | None:
         """Seconds since the tokens before those that come now; None for the first."""
@@ -70,19 +66,20 @@ class Choice:
         return gap
 
     def _push(self, token_id: int) -> str:
+        self._tokens += 1
         if self._drafts:
             self._drafts.extend(token_id)
         return self._answer.push(token_id)
 
-    def _end_if_complete(self, tokens: int) -> str:
+    def _end_if_complete(self) -> str:
         """End the answer if it has stopped or has all it may have; the text held back until then."""
         answer = self._answer
-        if not answer.stopped and tokens < self.sequence.request.sampling.max_tokens:
+        if not answer.stopped and self._tokens < self.sequence.request.sampling.max_tokens:
             return ""
         stopped = answer.stopped
         text = answer.flush()  # may complete a stop text
         reason = FinishReason.STOP if stopped or answer.stop_match else FinishReason.LENGTH
-        self.end = ChoiceEnd(reason, answer.stop_match, tokens)
+        self.end = ChoiceEnd(reason, answer.stop_match, self._tokens)
         return text
 
 

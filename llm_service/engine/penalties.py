@@ -19,27 +19,25 @@ class Penalties:
     """The repetition, presence and frequency penalties of one answer."""
 
     def __init__(self, params: SamplingParams, prompt_ids: Ids) -> None:
-        self._repetition = _Repetition(params, prompt_ids) if params.repetition_penalty != 1 else None
-        counted = params.presence_penalty or params.frequency_penalty
-        self._counts = _Counts(params) if counted else None
+        self._wanted: list[_Repetition | _Counts] = []
+        if params.repetition_penalty != 1:
+            self._wanted.append(_Repetition(params, prompt_ids))
+        if params.presence_penalty or params.frequency_penalty:
+            self._wanted.append(_Counts(params))
 
     def __bool__(self) -> bool:
         """Whether any is asked for."""
-        return self._repetition is not None or self._counts is not None
+        return bool(self._wanted)
 
     def accept(self, token_id: int) -> None:
         """Take the next token of the answer."""
-        if self._repetition is not None:
-            self._repetition.accept(token_id)
-        if self._counts is not None:
-            self._counts.accept(token_id)
+        for penalty in self._wanted:
+            penalty.accept(token_id)
 
     def apply(self, logits: Logits) -> None:
         """Penalize logits [vocabulary] in place."""
-        if self._repetition is not None:
-            self._repetition.apply(logits)
-        if self._counts is not None:
-            self._counts.apply(logits)
+        for penalty in self._wanted:
+            penalty.apply(logits)
 
 
 class _Repetition:

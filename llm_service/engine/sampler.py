@@ -55,6 +55,8 @@ class TokenSampler:
         self._numbers = RandomNumbers(params.seed, choice)
         self._prompt_tokens = request.prompt_tokens
         self._tokens = 0
+        changes = self._penalties or params.logit_bias or params.grammar
+        self._takes_best = params.temperature == 0 and not changes
 
     def accept(self, token_id: int) -> None:
         """Take a token that was chosen before, in order: the state goes on as if it had been chosen here.
@@ -81,11 +83,11 @@ class TokenSampler:
             InternalError: the logits are not numbers.
             InvalidField: the grammar is too costly to follow here.
         """
-        sampled: list[Sampled] = []
-        for row, draft in zip(rows, (*drafts, None), strict=True):
-            sampled.append(self._next(row))
+        sampled = [self._next(rows[0])]
+        for row, draft in zip(rows[1:], drafts, strict=True):
             if sampled[-1].token_id != draft or self._tokens == self._params.max_tokens:
                 break
+            sampled.append(self._next(row))
         return sampled
 
     def _next(self, row: Logits) -> Sampled:
@@ -94,8 +96,14 @@ class TokenSampler:
         wanted = self._params.logprobs
         return Sampled(token, None if wanted is None else logprobs(row, token, wanted))
 
+    @property
+    def _may_stop(self) -> bool:
+        return self._tokens >= self._params.min_tokens
+
     def _choose(self, row: Logits) -> int:
         best = _best(row)
+        if self._takes_best and (self._may_stop or best not in self._params.stop_ids):
+            return best  # nearly always: nothing would change it
         logits = self._adjusted(row)
         if logits is not row:
             best = _best(logits)
@@ -113,7 +121,7 @@ class TokenSampler:
             logits[self._bias_ids] += self._bias
         if self._guide is not None:
             logits = self._guide.restrict(logits)
-        if self._tokens < self._params.min_tokens and len(self._stop_ids):
+        if not self._may_stop and len(self._stop_ids):
             logits = self._without_stop_ids(logits)
         return logits
 

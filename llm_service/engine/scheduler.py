@@ -251,13 +251,20 @@ class Scheduler:
         """
         decoding = []
         for sequence in self.running:
-            while sequence.is_decoding and self._cache.wanting(sequence, 1) > self.blocks.available:
-                self._preempt(next(one for one in reversed(self._running) if one.blocks))
-            if sequence.is_decoding:
-                if copy := self._cache.grow(sequence, 1):
-                    copies.append(copy)
+            if sequence.is_decoding and (self._cache.has_place(sequence) or self._give(sequence, copies)):
                 decoding.append(sequence)
         return decoding
+
+    def _give(self, sequence: Sequence, copies: list[BlockCopy]) -> bool:
+        """A place for the next token, whatever it takes; False if it took the place of this very sequence."""
+        while self._cache.wanting(sequence, 1) > self.blocks.available:
+            victim = next(one for one in reversed(self._running) if one.blocks)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        if copy := self._cache.grow(sequence, 1):
+            copies.append(copy)
+        return True
 
     def _preempt(self, victim: Sequence) -> None:
         self._requeue(victim)

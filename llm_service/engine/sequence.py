@@ -84,11 +84,6 @@ class Sequence:
         return max(self.ready_length - self.computed, 0)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every token is computed, so that the next one can be sampled."""
-        return self.computed == self.length
-
-    @property
     def is_decoding(self) -> bool:
         """Whether only the token sampled last is left to compute."""
         return bool(self.generated) and self.computed == self.length - 1
@@ -96,7 +91,8 @@ class Sequence:
     @property
     def is_stalled(self) -> bool:
         """Whether nothing can be computed before more embeddings arrive."""
-        return self.remaining == 0 and not self.is_complete
+        missing = self.missing
+        return missing is not None and self.computed >= missing.offset
 
     @property
     def is_finished(self) -> bool:
@@ -146,11 +142,13 @@ class Sequence:
 
     def ids(self, start: int, end: int) -> NDArray[np.int64]:
         """Token ids from position `start` up to `end`, int64 [end - start]."""
-        prompt = self.request.prompt_ids[start:end]
-        if end <= self.prompt_length:
-            return prompt
-        answer = self.generated[max(start - self.prompt_length, 0) : end - self.prompt_length]
-        return np.concatenate([prompt, np.array(answer, np.int64)])
+        prompt_length = self.prompt_length
+        if end <= prompt_length:
+            return self.request.prompt_ids[start:end]
+        answer = np.array(self.generated[max(start - prompt_length, 0) : end - prompt_length], np.int64)
+        if start >= prompt_length:
+            return answer
+        return np.concatenate([self.request.prompt_ids[start:], answer])
 
     def token_ids(self, count: int) -> NDArray[np.int64]:
         """The next `count` tokens to compute."""

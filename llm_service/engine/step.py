@@ -16,8 +16,7 @@ class BlockCopy(NamedTuple):
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """A sequence's part of a step: the tokens from `sequence.computed` on.
 
     Attributes:

@@ -44,7 +44,9 @@ class Detokenizer:
         """
         piece = self._pieces[token_id] if token_id < len(self._pieces) else SKIPPED
         match piece.kind:
-            case PieceKind.TEXT:  # nearly always, so asked first
+            case PieceKind.TEXT if self._run is _Run.OPEN and not self._bytes.pending:  # nearly always
+                return piece.text
+            case PieceKind.TEXT:
                 return self._bytes.close() + self._push_text(piece)
             case PieceKind.BYTE:
                 return self._open_run() + self._push_byte(piece)
@@ -89,20 +91,24 @@ def decode(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
 
 
 class _ByteRun:
-    """Bytes of successive byte pieces, as UTF-8; each byte that cannot be decoded becomes one U+FFFD."""
+    """Bytes of successive byte pieces, as UTF-8; each byte that cannot be decoded becomes one U+FFFD.
+
+    Attributes:
+        pending: whether a byte has come since it was closed.
+    """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
-        self._pending = False
+        self.pending = False
 
     def push(self, byte: int) -> str:
-        self._pending = True
+        self.pending = True
         return self._readable(self._decoder.decode(bytes((byte,))))
 
     def close(self) -> str:
-        if not self._pending:
+        if not self.pending:
             return ""
-        self._pending = False
+        self.pending = False
         return self._readable(self._decoder.decode(b"", final=True))
 
     @staticmethod

@@ -14,7 +14,7 @@ from tests.unit.scheduler_samples import CONTEXT, TILE, embeddings, request, sen
 def test_text_is_ready_at_once() -> None:
     sequence = Sequence(request((1, 2, 3)))
     assert sequence.ready_length == sequence.remaining == 3
-    assert not sequence.is_complete
+    assert sequence.remaining
     assert not sequence.is_stalled
 
 
@@ -49,7 +49,7 @@ def test_one_tile_fills_every_slot_that_shows_it() -> None:
 def test_decodes_once_the_prompt_is_computed() -> None:
     sequence = Sequence(request((1, 2, 3)))
     sequence.advance(3)
-    assert sequence.is_complete
+    assert not sequence.remaining
     sequence.advance(0, [7])
     assert sequence.is_decoding
     assert sequence.token_ids(1).tolist() == [7]
@@ -137,7 +137,7 @@ def test_any_cut_into_chunks_gives_the_same_rows(items: list[str], cuts: list[in
             rows[start : start + len(span.embeddings)] += span.embeddings
         sequence.advance(count)
 
-    assert sequence.is_complete
+    assert not sequence.remaining
     assert ids == [1, *[CONTEXT] * (TILE * len(items)), 2, 3, 5, 6]
     for slot in wanted.slots:
         np.testing.assert_array_equal(rows[slot.offset : slot.end], embeddings(slot.tile))
