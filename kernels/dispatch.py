@@ -22,3 +22,13 @@ def open_ops(device: Device, batch_invariant: bool = False) -> Ops:
     if library is None:
         return PaddleOps(device, batch_invariant)
     return NativeOps(device, library, batch_invariant)
+
+
+def operators_of(device: str) -> str:
+    """What `open_ops` takes for a device of this name: `paddle`, or `native` and its instruction set.
+
+    Raises:
+        ConfigError: as `open_ops`.
+    """
+    library = open_library() if device == "cpu" else None
+    return "paddle" if library is None else f"native {library.level}"

@@ -68,7 +68,7 @@ class EngineAssembly:
         return EngineFacts(
             model=model_info(self._model, self.limits, engine, self.kv_dtype),
             step_token_budget=engine.step_token_budget,
-            machine=this_machine(self._config.model.device),
+            machine=this_machine(self._config.model),
         )
 
     def _new_answer(self, sampling: SamplingParams) -> AnswerStream:

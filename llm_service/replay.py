@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from internvl.errors import ConfigError, InvalidField, ServingError
-from internvl.model_choice import ModelChoice
+from internvl.model_choice import ModelChoice, weight_flags
 from internvl.model_config import InternVLConfig
 from internvl.rpc import ServerConfig
 from internvl.v1 import content_pb2, replay_pb2
@@ -58,7 +58,7 @@ class Replay:
         self._bundle = bundle
         self._choice = choice
         self._model = open_model(choice)
-        _check_weights(bundle, self._model)
+        _check_weights(bundle, self._model, choice)
         self._request = _read_request(bundle, self._model)
 
     @property
@@ -129,9 +129,16 @@ class Replay:
             raise ConfigError(f"replay: {error}") from error
 
 
-def _check_weights(bundle: replay_pb2.ReplayBundle, model: LoadedModel) -> None:
+def _check_weights(bundle: replay_pb2.ReplayBundle, model: LoadedModel, choice: ModelChoice) -> None:
     made_with, here = bundle.model.weights_fingerprint, model.fingerprint
     if made_with != here:
+        kept_then, kept_here = bundle.machine.weights or "fp32", choice.weights or "fp32"
+        if kept_then != kept_here:
+            flags = " ".join(weight_flags(kept_then))
+            raise ConfigError(
+                f"the bundle was made with weights kept as {kept_then}, here they are kept as {kept_here}: "
+                f"give {flags}, or neither --dtype nor --quantize"
+            )
         raise ConfigError(
             f"the bundle was made with other weights: {bundle.model.model_name} ({made_with[:16]}), "
             f"here is {model.name} ({here[:16]})"

@@ -11,6 +11,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from internvl.errors import ConfigError
+from internvl.model_choice import ModelChoice
 from internvl.v1 import content_pb2, llm_service_pb2, replay_pb2
 from llm_service.engine.request import Request, VisualSlot
 
@@ -94,14 +95,18 @@ def read_bundle(data: bytes) -> replay_pb2.ReplayBundle:
         raise ConfigError(f"not a replay bundle: {str(error).splitlines()[0]}") from None
 
 
-def this_machine(device: str) -> replay_pb2.ReplayMachine:
-    """What computes here, once the device is open; `device` as in `--device`."""
+def this_machine(model: ModelChoice) -> replay_pb2.ReplayMachine:
+    """What computes a model here, once its device is open."""
+    from kernels.dispatch import operators_of  # Paddle, which must not be there before the device is chosen
+
     versions = {name: _version(name) for name in _PACKAGES}
     return replay_pb2.ReplayMachine(
-        device=device,
+        device=model.device,
         processor=_processor(),
         packages={name: number for name, number in versions.items() if number is not None},
         threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+        operators=operators_of(model.device),
+        weights=model.weights or "",
     )
 
 

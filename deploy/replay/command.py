@@ -12,7 +12,7 @@ from deploy.launcher.stack import LaunchError
 from deploy.replay.media import Tiles, encode_media, local_vision
 from internvl.cli import Command
 from internvl.errors import CheckpointError, ConfigError, ServingError
-from internvl.model_choice import ModelChoice, add_model_flags
+from internvl.model_choice import DTYPES, QUANTIZATIONS, ModelChoice, add_model_flags
 from internvl.v1 import replay_pb2
 from llm_service.replay import Comparison, Replay
 from llm_service.replay_bundle import read_bundle, this_machine
@@ -66,8 +66,25 @@ command = Command(
 
 
 def _choice(choice: ModelChoice, machine: replay_pb2.ReplayMachine) -> ModelChoice:
-    """As many threads as made the answer, unless told otherwise: their number decides how sums are cut."""
-    return replace(choice, threads=choice.threads or machine.threads or None)
+    """As what made the answer, unless told otherwise: the number of threads decides how sums are cut."""
+    return replace(
+        choice,
+        threads=choice.threads or machine.threads or None,
+        weights=choice.weights or _weights(machine),
+    )
+
+
+def _weights(machine: replay_pb2.ReplayMachine) -> str | None:
+    """How the bundle's weights were kept; a file may hold anything.
+
+    Raises:
+        ConfigError: in no way that there is.
+    """
+    if machine.weights in ("", *DTYPES, *QUANTIZATIONS):
+        return machine.weights or None
+    raise ConfigError(
+        f"replay bundle: machine.weights: must be one of {', '.join((*DTYPES, *QUANTIZATIONS))}"
+    )
 
 
 def _tiles(
@@ -81,7 +98,7 @@ def _tiles(
         )
     if vision is not None:
         return encode_media(vision, files, bundle.visuals)
-    config = LaunchConfig(model=choice.folder, device=choice.device, ports=None)
+    config = LaunchConfig(model=choice.folder, device=choice.device, weights=choice.weights, ports=None)
     with local_vision(config) as address:
         return encode_media(address, files, bundle.visuals)
 
@@ -102,15 +119,24 @@ def _describe(bundle: replay_pb2.ReplayBundle) -> str:
 
 def _surroundings(then: replay_pb2.ReplayMachine, choice: ModelChoice) -> Iterator[str]:
     """What is not as it was, and may explain a difference."""
-    now = this_machine(choice.device)
+    now = this_machine(choice)
     for name in ("device", "processor", "threads"):
         old, new = getattr(then, name), getattr(now, name)
         if old != new:
             yield f"{name}: {old} then, {new} now"
+    if then.operators not in ("", now.operators):  # bundles did not tell at first
+        yield f"operators: {then.operators} then, {now.operators} now{_advice(then.operators, now.operators)}"
     for package in sorted({*then.packages, *now.packages}):
         old, new = then.packages.get(package, "none"), now.packages.get(package, "none")
         if old != new:
             yield f"{package}: {old} then, {new} now"
+
+
+def _advice(then: str, now: str) -> str:
+    """How to compute with the operators of then, where that is for the user to say."""
+    if now == "paddle":
+        return "; python -m kernels.native builds the native ones"
+    return "; INTERNVL_NATIVE=off computes without native ones" if then == "paddle" else ""
 
 
 def _verdicts(comparisons: Sequence[Comparison], pieces: Sequence[Piece]) -> Iterator[str]:

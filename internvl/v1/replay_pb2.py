@@ -26,7 +26,7 @@ from internvl.v1 import content_pb2 as internvl_dot_v1_dot_content__pb2
 from internvl.v1 import llm_service_pb2 as internvl_dot_v1_dot_llm__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18internvl/v1/replay.proto\x12\x0binternvl.v1\x1a\x19internvl/v1/content.proto\x1a\x1dinternvl/v1/llm_service.proto\"\xa1\x03\n\x0cReplayBundle\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12&\n\x05slots\x18\x04 \x03(\x0b\x32\x17.internvl.v1.ReplaySlot\x12*\n\x07visuals\x18\x05 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12\x1b\n\x13\x64\x65livered_token_ids\x18\x07 \x03(\r\x12-\n\x05model\x18\x08 \x01(\x0b\x32\x1e.internvl.v1.ModelInfoResponse\x12\x19\n\x11step_token_budget\x18\t \x01(\r\x12+\n\x07machine\x18\n \x01(\x0b\x32\x1a.internvl.v1.ReplayMachine\x12\x15\n\rcached_tokens\x18\x0b \x01(\r\x12*\n\x07\x63hoices\x18\x0c \x03(\x0b\x32\x19.internvl.v1.ReplayChoice\"M\n\nReplaySlot\x12\x0e\n\x06offset\x18\x01 \x01(\r\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x11\n\tvisual_id\x18\x03 \x01(\t\x12\x0c\n\x04tile\x18\x04 \x01(\r\"\xb0\x01\n\rReplayMachine\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tprocessor\x18\x02 \x01(\t\x12:\n\x08packages\x18\x03 \x03(\x0b\x32(.internvl.v1.ReplayMachine.PackagesEntry\x12\x0f\n\x07threads\x18\x04 \x01(\r\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0cReplayChoice\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12\x17\n\nstop_match\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_stop_matchb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18internvl/v1/replay.proto\x12\x0binternvl.v1\x1a\x19internvl/v1/content.proto\x1a\x1dinternvl/v1/llm_service.proto\"\xa1\x03\n\x0cReplayBundle\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12&\n\x05slots\x18\x04 \x03(\x0b\x32\x17.internvl.v1.ReplaySlot\x12*\n\x07visuals\x18\x05 \x03(\x0b\x32\x19.internvl.v1.VisualLayout\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.internvl.v1.SamplingParams\x12\x1b\n\x13\x64\x65livered_token_ids\x18\x07 \x03(\r\x12-\n\x05model\x18\x08 \x01(\x0b\x32\x1e.internvl.v1.ModelInfoResponse\x12\x19\n\x11step_token_budget\x18\t \x01(\r\x12+\n\x07machine\x18\n \x01(\x0b\x32\x1a.internvl.v1.ReplayMachine\x12\x15\n\rcached_tokens\x18\x0b \x01(\r\x12*\n\x07\x63hoices\x18\x0c \x03(\x0b\x32\x19.internvl.v1.ReplayChoice\"M\n\nReplaySlot\x12\x0e\n\x06offset\x18\x01 \x01(\r\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x11\n\tvisual_id\x18\x03 \x01(\t\x12\x0c\n\x04tile\x18\x04 \x01(\r\"\xd4\x01\n\rReplayMachine\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tprocessor\x18\x02 \x01(\t\x12:\n\x08packages\x18\x03 \x03(\x0b\x32(.internvl.v1.ReplayMachine.PackagesEntry\x12\x0f\n\x07threads\x18\x04 \x01(\r\x12\x11\n\toperators\x18\x05 \x01(\t\x12\x0f\n\x07weights\x18\x06 \x01(\t\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0cReplayChoice\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.internvl.v1.FinishReason\x12\x17\n\nstop_match\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_stop_matchb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLAYSLOT']._serialized_start=519
   _globals['_REPLAYSLOT']._serialized_end=596
   _globals['_REPLAYMACHINE']._serialized_start=599
-  _globals['_REPLAYMACHINE']._serialized_end=775
-  _globals['_REPLAYMACHINE_PACKAGESENTRY']._serialized_start=728
-  _globals['_REPLAYMACHINE_PACKAGESENTRY']._serialized_end=775
-  _globals['_REPLAYCHOICE']._serialized_start=777
-  _globals['_REPLAYCHOICE']._serialized_end=900
+  _globals['_REPLAYMACHINE']._serialized_end=811
+  _globals['_REPLAYMACHINE_PACKAGESENTRY']._serialized_start=764
+  _globals['_REPLAYMACHINE_PACKAGESENTRY']._serialized_end=811
+  _globals['_REPLAYCHOICE']._serialized_start=813
+  _globals['_REPLAYCHOICE']._serialized_end=936
 # @@protoc_insertion_point(module_scope)

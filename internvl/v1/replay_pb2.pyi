@@ -155,12 +155,18 @@ class ReplayMachine(google.protobuf.message.Message):
     PROCESSOR_FIELD_NUMBER: builtins.int
     PACKAGES_FIELD_NUMBER: builtins.int
     THREADS_FIELD_NUMBER: builtins.int
+    OPERATORS_FIELD_NUMBER: builtins.int
+    WEIGHTS_FIELD_NUMBER: builtins.int
     device: builtins.str
     """`cpu` or `gpu:N`."""
     processor: builtins.str
     """The processor, as it calls itself."""
     threads: builtins.int
     """Compute threads on CPU."""
+    operators: builtins.str
+    """What computes the operators: `paddle`, or `native` and the instruction set. Empty if made before this was told."""
+    weights: builtins.str
+    """How matrices are kept, as `--dtype` or `--quantize` said. Empty if neither did."""
     @property
     def packages(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Versions of what computes, by package name."""
@@ -172,8 +178,10 @@ class ReplayMachine(google.protobuf.message.Message):
         processor: builtins.str = ...,
         packages: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         threads: builtins.int = ...,
+        operators: builtins.str = ...,
+        weights: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["device", b"device", "packages", b"packages", "processor", b"processor", "threads", b"threads"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "operators", b"operators", "packages", b"packages", "processor", b"processor", "threads", b"threads", "weights", b"weights"]) -> None: ...
 
 Global___ReplayMachine: typing_extensions.TypeAlias = ReplayMachine
 

@@ -57,6 +57,8 @@ async def test_a_bundle_comes_only_when_asked_for_and_holds_the_request(folder: 
     assert bundle.cached_tokens == answer.result.usage.cached_tokens > 0
     assert (bundle.model.speculation, bundle.model.kv_dtype, bundle.model.model_name) == (2, "fp32", "tiny")
     assert {"numpy", "paddlepaddle"} <= set(bundle.machine.packages)
+    assert bundle.machine.operators.split()[0] in ("paddle", "native")
+    assert bundle.machine.weights == ""  # nobody said how to keep them
 
 
 @bounded

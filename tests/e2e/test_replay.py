@@ -81,6 +81,33 @@ def test_a_token_that_differs_is_told_with_its_place(bundles: dict[str, Path], t
     assert replay.stdout.count("tokens agree") == 2
 
 
+def test_weights_are_kept_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "bundle.json"
+    kept = LaunchConfig(model=NANO, ports=None, threads=1, weights="w8")
+    with launch(kept) as stack, Client(stack.gateway_address) as client:
+        answer = client.chat("What is shown?", images=[PICTURE], replay_bundle=True).result()
+    assert answer.replay_bundle is not None
+    file.write_bytes(answer.replay_bundle)
+    alike = internvl("replay", str(file), "--media", str(PICTURE))
+    assert alike.returncode == 0, alike.stdout + alike.stderr
+    otherwise = internvl("replay", str(file), "--media", str(PICTURE), "--dtype", "bf16")
+    assert otherwise.returncode == 2
+    assert "weights kept as w8, here they are kept as bf16: give --quantize w8" in otherwise.stderr
+
+
+@pytest.mark.parametrize("then", ["native of tomorrow", "paddle", ""])
+def test_other_operators_are_told(bundles: dict[str, Path], tmp_path: Path, then: str) -> None:
+    now = json.loads(bundles["several"].read_text())["machine"]["operators"]
+    file = changed(bundles["several"], tmp_path, lambda document: document["machine"].update(operators=then))
+    told = [line for line in internvl("replay", file).stdout.splitlines() if line.startswith("operators:")]
+    if then in ("", now):
+        assert not told
+    else:
+        assert told[0].startswith(f"operators: {then} then, {now} now")
+        assert ("python -m kernels.native" in told[0]) == (now == "paddle")
+        assert ("INTERNVL_NATIVE=off" in told[0]) == (then == "paddle")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -89,6 +116,7 @@ def test_a_token_that_differs_is_told_with_its_place(bundles: dict[str, Path], t
         (lambda document: document.update(prompt_ids=[10**6]), "prompt_ids: must be below"),
         (lambda document: document["choices"].pop(), "choices: must be 3"),
         (lambda document: document["model"].update(kv_dtype="fp8"), "model.kv_dtype"),
+        (lambda document: document["machine"].update(weights="fp8"), "machine.weights: must be one of"),
         (lambda document: document["sampling"].update(top_p=7), "top_p: must be above 0 to 1"),
     ],
 )
