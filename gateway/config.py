@@ -75,7 +75,7 @@ def parse_config(argv: Sequence[str]) -> Config:
         llm=_targets(args.llm, DEFAULT_LLM),
         media=media_from_args(args),
         store=args.store,
-        kept=Kept(args.conversation_ttl_seconds or None),
+        kept=Kept(args.conversation_ttl_seconds or None, args.max_conversations),
         limits=RequestLimits(max_visuals=args.max_visuals),
         routing=RoutingConfig(load_bound=args.load_bound, resolve_s=args.resolve_seconds),
         retries=RetryConfig(args.max_retries, args.retry_ratio, args.failover_wait_seconds),
@@ -113,6 +113,13 @@ def _parser() -> configargparse.ArgParser:
         default=0.0,
         metavar="S",
         help="how long a conversation is kept after its last change, by default and at most; 0: for ever",
+    )
+    storage.add_argument(
+        "--max-conversations",
+        type=_positive,
+        default=Kept().most,
+        metavar="N",
+        help="conversations of each tenant",
     )
     add_media_flags(storage)
     limits = parser.add_argument_group("limits")

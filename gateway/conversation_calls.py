@@ -24,13 +24,15 @@ _DEFAULT_PAGE, _MAX_PAGE = 50, 500
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How long conversations are kept.
+    """How many conversations are kept, and how long.
 
     Attributes:
         time_to_live_s: after the last change, in seconds, by default and at most; None for ever.
+        most: of each tenant.
     """
 
     time_to_live_s: float | None = None
+    most: int = 100_000
 
 
 class ConversationCalls:

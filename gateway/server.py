@@ -89,7 +89,7 @@ async def core(config: Config) -> AsyncIterator[Core]:
     async with (
         open_replicas(vision_backend.PEER, config.vision, VisionCalls, config.routing) as vision,
         open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
-        open_store(config.store) as store,
+        open_store(config.store, config.kept.most) as store,
         open_media_store(
             config.media, store.media, adopt_for=None if access.required else ANYBODY.tenant
         ) as media,

@@ -1,4 +1,5 @@
-"""What a store of conversations must do. Every implementation passes `tests/unit/test_store.py`."""
+"""What a store of conversations must do. Every implementation passes
+`tests/unit/test_store_conversations.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Protocol
 from gateway.answer import Usage
 from gateway.content import Media, Message
 from gateway.storage.claims import Claim
-from internvl.errors import Conflict, InvalidField, NotFound
+from internvl.errors import Conflict, FailedPrecondition, InvalidField, NotFound
 
 
 class TurnOutcome(enum.Enum):
@@ -133,7 +134,11 @@ class ConversationStore(Protocol):
         title: str = "",
         time_to_live_s: float | None = None,
     ) -> Conversation:
-        """Start a conversation of version 0 with these opening messages: none, or one system message."""
+        """Start a conversation of version 0 with these opening messages: none, or one system message.
+
+        Raises:
+            FailedPrecondition: this tenant has as many as one may have.
+        """
 
     async def get(self, tenant: str, conversation_id: str) -> Conversation:
         """Fetch a conversation.
@@ -172,6 +177,7 @@ class ConversationStore(Protocol):
         Raises:
             NotFound: this tenant has none of this id.
             InvalidField: `turns`: it has fewer.
+            FailedPrecondition: this tenant has as many as one may have.
         """
 
     async def append(
@@ -266,6 +272,14 @@ def read_cursor(token: str) -> tuple[float, str]:
 def unknown_conversation() -> NotFound:
     """What a store raises for a conversation that is not there, or not for this tenant."""
     return NotFound("there is no conversation of this id; it may have been deleted")
+
+
+def too_many_conversations(most: int) -> FailedPrecondition:
+    """What a store raises where a tenant has as many conversations as one may have."""
+    return FailedPrecondition(
+        f"there are {most} conversations, as many as one tenant may have; delete some of them",
+        metadata={"limit": most},
+    )
 
 
 def other_version(expected: int, version: int) -> Conflict:

@@ -19,6 +19,7 @@ from gateway.storage.conversations import (
     other_version,
     page_of,
     read_cursor,
+    too_many_conversations,
     unknown_conversation,
     utc_now,
 )
@@ -30,8 +31,10 @@ from gateway.storage.stored_form import decode_opening, decode_turn, encode_open
 class RedisConversations:
     """A `ConversationStore`."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, most: int | None = None) -> None:
+        """`most` conversations a tenant; None for any number."""
         self._server = server
+        self._most = most
 
     async def create(
         self,
@@ -133,16 +136,26 @@ class RedisConversations:
         return total
 
     async def _insert(self, tenant: str, new: Conversation) -> None:
+        if await self._inserted(tenant, new):
+            return
+        await self.sweep()
+        if not await self._inserted(tenant, new):
+            raise too_many_conversations(self._most or 0)
+
+    async def _inserted(self, tenant: str, new: Conversation) -> bool:
+        """Insert a conversation unless there are too many already."""
         media_ids = {media_id for turn in new.turns for media_id in turn.media_ids}
-        await self._server.run(
+        done = await self._server.run(
             redis_scripts.INSERT,
             *(tenant, new.conversation_id, str(new.version), new.title, encode_opening(new.opening)),
             *(_text(new.created), _text(new.updated)),
             "" if new.time_to_live_s is None else new.time_to_live_s,
             "" if new.expires is None else _text(new.expires),
+            "" if self._most is None else str(self._most),
             *(str(len(media_ids)), *media_ids),
             *map(encode_turn, new.turns),
         )
+        return bool(done)
 
 
 def _head(row: list[Any]) -> Head:

@@ -66,18 +66,22 @@ end
 """
 )
 
-# tenant, id, version, title, opening, created, updated, ttl, expires, number of media ids, these, turns...
+# tenant, id, version, title, opening, created, updated, ttl, expires, most of a tenant or '', number of media
+# ids, these, turns... -> false where there are as many
 INSERT = (
     _COMMON
     + """
-local tenant, id = ARGV[2], ARGV[3]
+local tenant, id, most = ARGV[2], ARGV[3], tonumber(ARGV[11])
+local known = redis.call('EXISTS', name('conversation', tenant, id)) == 1
+if most and not known and redis.call('ZCARD', P .. 'changed:' .. tenant) >= most then return false end
 redis.call('HSET', name('conversation', tenant, id), 'version', ARGV[4], 'title', ARGV[5],
     'opening', ARGV[6], 'created', ARGV[7], 'ttl', ARGV[9])
 redis.call('DEL', name('turns', tenant, id))
-local shown = tonumber(ARGV[11])
-show(tenant, id, 12, 11 + shown)
-for number = 12 + shown, #ARGV do redis.call('RPUSH', name('turns', tenant, id), ARGV[number]) end
+local shown = tonumber(ARGV[12])
+show(tenant, id, 13, 12 + shown)
+for number = 13 + shown, #ARGV do redis.call('RPUSH', name('turns', tenant, id), ARGV[number]) end
 changed(tenant, id, ARGV[8], ARGV[10])
+return true
 """
 )
 

@@ -19,6 +19,7 @@ from gateway.storage.conversations import (
     other_version,
     page_of,
     read_cursor,
+    too_many_conversations,
     unknown_conversation,
     utc_now,
 )
@@ -36,8 +37,10 @@ _HeadRow = tuple[str, int, str, float, float, float | None]
 class SqliteConversations:
     """A `ConversationStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most: int | None = None) -> None:
+        """`most` conversations a tenant; None for any number."""
         self._database = database
+        self._most = most
 
     async def create(
         self,
@@ -48,7 +51,7 @@ class SqliteConversations:
         time_to_live_s: float | None = None,
     ) -> Conversation:
         conversation = new_conversation(opening, title, time_to_live_s)
-        await self._database.write(lambda db: _insert(db, tenant, conversation))
+        await self._database.write(lambda db: _insert(db, tenant, conversation, self._most))
         return conversation
 
     async def get(self, tenant: str, conversation_id: str) -> Conversation:
@@ -98,7 +101,7 @@ class SqliteConversations:
     ) -> Conversation:
         def work(db: sqlite3.Connection) -> Conversation:
             fork = fork_of(_get(db, tenant, conversation_id), turns, title)
-            _insert(db, tenant, fork)
+            _insert(db, tenant, fork, self._most)
             return fork
 
         return await self._database.write(work)
@@ -138,15 +141,7 @@ class SqliteConversations:
         await self._database.write(work)
 
     async def sweep(self) -> int:
-        def work(db: sqlite3.Connection) -> int:
-            now = time.time()
-            gone = db.execute("SELECT id FROM conversations WHERE expires <= ?", (now,)).fetchall()
-            for (conversation_id,) in gone:
-                _drop(db, conversation_id)
-            db.execute("DELETE FROM claims WHERE expires <= ?", (now,))
-            return len(gone)
-
-        return await self._database.write(work)
+        return await self._database.write(_sweep)
 
 
 def _get(db: sqlite3.Connection, tenant: str, conversation_id: str) -> Conversation:
@@ -177,12 +172,30 @@ def _find(db: sqlite3.Connection, tenant: str, conversation_id: str) -> _HeadRow
     return row
 
 
-def _insert(db: sqlite3.Connection, tenant: str, new: Conversation) -> None:
+def _sweep(db: sqlite3.Connection) -> int:
+    now = time.time()
+    gone = db.execute("SELECT id FROM conversations WHERE expires <= ?", (now,)).fetchall()
+    for (conversation_id,) in gone:
+        _drop(db, conversation_id)
+    db.execute("DELETE FROM claims WHERE expires <= ?", (now,))
+    return len(gone)
+
+
+def _insert(db: sqlite3.Connection, tenant: str, new: Conversation, most: int | None) -> None:
+    if most is not None and _has(db, tenant, most):
+        _sweep(db)
+        if _has(db, tenant, most):
+            raise too_many_conversations(most)
     times = (new.created.timestamp(), new.updated.timestamp(), new.time_to_live_s, _expires(new))
     row = (new.conversation_id, tenant, new.version, new.title, encode_opening(new.opening), *times)
     db.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     for version, turn in enumerate(new.turns, 1):
         _insert_turn(db, tenant, new.conversation_id, version, turn)
+
+
+def _has(db: sqlite3.Connection, tenant: str, count: int) -> bool:
+    (found,) = db.execute("SELECT count(*) FROM conversations WHERE tenant = ?", (tenant,)).fetchone()
+    return bool(found >= count)
 
 
 def _insert_turn(

@@ -39,16 +39,24 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(where: str) -> AsyncIterator[Store]:
+async def open_store(where: str, most_conversations: int | None = None) -> AsyncIterator[Store]:
     """Open the store that `where` names: `redis://`, `rediss://` or `unix://` for Redis, an SQLite file, or
     `memory`.
+
+    Args:
+        where: names it.
+        most_conversations: of each tenant; None for any number.
 
     Raises:
         ConfigError: it cannot be used.
     """
     if where.startswith(_REDIS):
         async with open_redis(where) as server:
-            yield Store(RedisConversations(server), RedisClaims(server), RedisMedia(server))
+            yield Store(
+                RedisConversations(server, most_conversations), RedisClaims(server), RedisMedia(server)
+            )
         return
     async with open_database(None if where == MEMORY else Path(where)) as database:
-        yield Store(SqliteConversations(database), SqliteClaims(database), SqliteMedia(database))
+        yield Store(
+            SqliteConversations(database, most_conversations), SqliteClaims(database), SqliteMedia(database)
+        )
