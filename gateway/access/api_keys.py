@@ -7,14 +7,14 @@ import hmac
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.access.watched_file import WatchedFile
 from gateway.caller import Caller
 from internvl.errors import ConfigError
-from internvl.telemetry import get_logger
 
 # What may stand in a file name, a log line and a key of a store.
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
@@ -22,8 +22,6 @@ NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"name", "tenant", "sha256", "requests_per_minute", "concurrency"}
 _ENVIRONMENT = "env:"
-
-_log = get_logger("keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,58 +80,38 @@ class ApiKeys:
         Raises:
             ConfigError: it cannot be read, or something in it cannot be used; names it.
         """
-        self._where = where
-        self._stamp = self._stamp_now()
-        self._keys = _parse(_text(where))
+        if where.startswith(_ENVIRONMENT):
+            keys = _parse(_environment(where.removeprefix(_ENVIRONMENT)))
+            self._keys: Callable[[], tuple[ApiKey, ...]] = lambda: keys
+        else:
+            self._keys = WatchedFile(Path(where), lambda file: _parse(_text(file)))
 
     def find(self, key: str) -> ApiKey | None:
         """The key with this text; None if there is none. Takes as long for every text."""
-        self._read_again()
         digest = hashlib.sha256(key.encode()).hexdigest()
         found = None
-        for candidate in self._keys:
+        for candidate in self._keys():
             if hmac.compare_digest(candidate.sha256, digest):
                 found = candidate
         return found
 
     def allowance(self, caller: Caller) -> Allowance | None:
         """How much a key may ask for; None if there is no such key."""
-        return next((key.allowance for key in self._keys if key.caller == caller), None)
-
-    def _read_again(self) -> None:
-        """Take the file's new keys; one that cannot be used changes nothing."""
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._keys = _parse(_text(self._where))
-        except ConfigError as error:
-            _log.error("keys not read again", problem=str(error))
-        else:
-            _log.info("keys read again", keys=len(self._keys))
-
-    def _stamp_now(self) -> tuple[int, int, int] | None:
-        """Changes with the file; None where there is none."""
-        if self._where.startswith(_ENVIRONMENT):
-            return None
-        try:
-            status = Path(self._where).stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return next((key.allowance for key in self._keys() if key.caller == caller), None)
 
 
-def _text(where: str) -> str:
-    if where.startswith(_ENVIRONMENT):
-        text = os.environ.get(where.removeprefix(_ENVIRONMENT))
-        if text is None:
-            raise ConfigError(f"--api-keys: {where.removeprefix(_ENVIRONMENT)} is not in the environment")
-        return text
+def _environment(name: str) -> str:
+    text = os.environ.get(name)
+    if text is None:
+        raise ConfigError(f"--api-keys: {name} is not in the environment")
+    return text
+
+
+def _text(file: Path) -> str:
     try:
-        return Path(where).read_text("utf-8")
+        return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--api-keys: cannot read {where} ({type(error).__name__})") from None
+        raise ConfigError(f"--api-keys: cannot read {file} ({type(error).__name__})") from None
 
 
 def _parse(text: str) -> tuple[ApiKey, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.access.api_keys import NAME
+from gateway.access.watched_file import WatchedFile
 from gateway.caller import Caller
 from internvl.errors import ConfigError, Unauthenticated
 
@@ -41,7 +42,10 @@ class TokenConfig:
 
 
 class Tokens:
-    """Checks tokens. They must be signed, not expired, from the issuer and for the audience."""
+    """Checks tokens. They must be signed, not expired, from the issuer and for the audience.
+
+    The keys are read again when their file changes, so that an issuer can change them without a restart.
+    """
 
     def __init__(self, config: TokenConfig) -> None:
         """Read the keys.
@@ -50,8 +54,9 @@ class Tokens:
             ConfigError: they cannot be read or used; names the flag.
         """
         self._config = config
-        self._secret = _read_secret(config.secret_file) if config.secret_file is not None else None
-        self._public = _read_jwks(config.jwks_file) if config.jwks_file is not None else {}
+        secret, public = config.secret_file, config.jwks_file
+        self._secret = None if secret is None else WatchedFile(secret, _read_secret)
+        self._public = None if public is None else WatchedFile(public, _read_jwks)
 
     def check(self, token: str) -> Caller:
         """Who the bearer of this token is.
@@ -91,11 +96,12 @@ class Tokens:
     def _key(self, header: dict[str, Any]) -> tuple[Any, str]:
         """The key that must have signed this token, and the only algorithm that it may have used."""
         if self._secret is not None:
-            return self._secret, _SECRET_ALGORITHM
+            return self._secret(), _SECRET_ALGORITHM
+        keys = {} if self._public is None else self._public()
         name = header.get("kid")
-        if not isinstance(name, str) or name not in self._public:
+        if not isinstance(name, str) or name not in keys:
             raise Unauthenticated("the token was signed with a key that is not known here")
-        key = self._public[name]
+        key = keys[name]
         return key.key, str(key.algorithm_name)
 
 

@@ -208,6 +208,36 @@ def test_bad_key_set_is_refused_by_flag(tmp_path: Path, content: str) -> None:
         Tokens(TokenConfig("us", "internvl", jwks_file=file))
 
 
+def test_changed_secret_is_read_again_and_a_broken_one_changes_nothing(secret: Path) -> None:
+    tokens = Tokens(TokenConfig("us", "internvl", secret_file=secret))
+    other = b"another secret of thirty-two bytes"
+    for number, (content, known, unknown) in enumerate(
+        [(other, other, SECRET), (b"short", other, SECRET), (SECRET, SECRET, other)]
+    ):
+        secret.write_bytes(content)
+        os.utime(secret, (number, number))
+        assert tokens.check(jwt.encode(claims(), known, "HS256")).tenant == "team-a"
+        with pytest.raises(Unauthenticated):
+            tokens.check(jwt.encode(claims(), unknown, "HS256"))
+
+
+def test_changed_key_set_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    pairs = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("old", "new")}
+
+    def publish(name: str) -> None:
+        key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(pairs[name].public_key()))
+        file.write_text(json.dumps({"keys": [key | {"kid": name, "alg": "ES256"}]}))
+
+    publish("old")
+    tokens = Tokens(TokenConfig("us", "internvl", jwks_file=file))
+    publish("new")
+    os.utime(file, (0, 0))
+    assert tokens.check(jwt.encode(claims(), pairs["new"], "ES256", {"kid": "new"})).tenant == "team-a"
+    with pytest.raises(Unauthenticated, match="not known here"):
+        tokens.check(jwt.encode(claims(), pairs["old"], "ES256", {"kid": "old"}))
+
+
 def test_short_secret_is_refused_by_flag(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_bytes(b"short")
