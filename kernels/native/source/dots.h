@@ -26,6 +26,14 @@ INTERNVL_INLINE float float_at(const char* from) {
   return number;
 }
 
+// The sum itself, which the compiler must have now: it would rather collect products in memory and add them later.
+INTERNVL_INLINE IntPart settled(IntPart sum) {
+#ifdef INTERNVL_INTEGER
+  asm("" : "+v"(sum));
+#endif
+  return sum;
+}
+
 // sum + (four unsigned bytes of each word of weights) . (four numbers of a row).
 #ifdef INTERNVL_DOTS
 INTERNVL_INLINE IntPart add_fours(IntPart sum, IntPart bytes, const char* row) {
@@ -35,10 +43,17 @@ INTERNVL_INLINE IntPart add_fours(IntPart sum, IntPart bytes, const char* row) {
 }
 #elif defined(INTERNVL_INTEGER)
 INTERNVL_INLINE IntPart add_pairs(IntPart sum, IntPart halves, const char* row) {
-  return sum + reinterpret_cast<IntPart>(INTERNVL_INTEGER(madd_epi16)(
-                   reinterpret_cast<Integers>(halves), INTERNVL_INTEGER(set1_epi32)(word_at(row))));
+  return settled(sum + reinterpret_cast<IntPart>(INTERNVL_INTEGER(madd_epi16)(
+                           reinterpret_cast<Integers>(halves), INTERNVL_INTEGER(set1_epi32)(word_at(row)))));
 }
 #endif
+
+// The same place, of which the compiler does not know that: it reads there anew instead of keeping what it read, for
+// which six rows leave no register.
+INTERNVL_INLINE const char* again(const char* place) {
+  asm("" : "+r"(place));
+  return place;
+}
 
 struct Bfloat16 {
   static constexpr bool kScaled = false;
@@ -61,8 +76,8 @@ struct Bfloat16 {
     INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
-        const IntVec words = load_words(line + v * 64);
 #ifdef INTERNVL_DOTS
+        const IntVec words = load_words(line + v * 64);
 #pragma GCC unroll 6
         for (int r = 0; r < kRows; ++r)
           of[r][v].part[0] = reinterpret_cast<FloatPart>(
@@ -70,13 +85,16 @@ struct Bfloat16 {
                                reinterpret_cast<__m512bh>(_mm512_set1_epi32(word_at(rows + r * stride))),
                                reinterpret_cast<__m512bh>(words.part[0])));
 #else
-        const Vec even = as_float(words << 16), odd = as_float(words & ~0xffff);
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) of[r][v] = add_product(of[r][v], float_at(rows + r * stride), even);
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) of[r][v] = add_product(of[r][v], float_at(rows + r * stride + 4), odd);
+        rows = again(rows);
+        add_input(v, as_float(load_words(line + v * 64) << 16), rows, stride);
+        add_input(v, as_float(load_words(again(line) + v * 64) & ~0xffff), rows + 4, stride);
 #endif
       }
+    }
+
+    INTERNVL_INLINE void add_input(int v, Vec weights, const char* rows, int64_t stride) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) of[r][v] = add_product(of[r][v], float_at(rows + r * stride), weights);
     }
 
     INTERNVL_INLINE void settle() {}
@@ -105,21 +123,22 @@ struct Unsigned8 {
     INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
-        const IntVec words = load_words(line + v * 64);
-#pragma GCC unroll 2
-        for (int p = 0; p < kParts; ++p) {
 #ifdef INTERNVL_DOTS
+        const IntVec words = load_words(line + v * 64);
 #pragma GCC unroll 6
-          for (int r = 0; r < kRows; ++r) of[r][v].part[p] = add_fours(of[r][v].part[p], words.part[p], rows + r * stride);
+        for (int r = 0; r < kRows; ++r) of[r][v].part[0] = add_fours(of[r][v].part[0], words.part[0], rows + r * stride);
 #elif defined(INTERNVL_INTEGER)
-          const IntPart even = words.part[p] & 0x00ff00ff;
-          const IntPart odd = reinterpret_cast<IntPart>(
-              INTERNVL_INTEGER(srli_epi16)(reinterpret_cast<Integers>(words.part[p]), 8));
-#pragma GCC unroll 6
-          for (int r = 0; r < kRows; ++r) of[r][v].part[p] = add_pairs(of[r][v].part[p], even, rows + r * stride);
-#pragma GCC unroll 6
-          for (int r = 0; r < kRows; ++r) of[r][v].part[p] = add_pairs(of[r][v].part[p], odd, rows + r * stride + 4);
+        rows = again(rows);
+        add_inputs(v, load_words(line + v * 64) & 0x00ff00ff, rows, stride);
+        IntVec odd = load_words(again(line) + v * 64);
+#pragma GCC unroll 2
+        for (int p = 0; p < kParts; ++p)
+          odd.part[p] = reinterpret_cast<IntPart>(
+              INTERNVL_INTEGER(srli_epi16)(reinterpret_cast<Integers>(odd.part[p]), 8));
+        add_inputs(v, odd, rows + 4, stride);
 #else
+        const IntVec words = load_words(line + v * 64);
+        for (int p = 0; p < kParts; ++p)
           for (int r = 0; r < kRows; ++r)
             for (int i = 0; i < 4; ++i) {  // the row holds inputs 0, 2, 1, 3
               int16_t number;
@@ -127,9 +146,17 @@ struct Unsigned8 {
               of[r][v].part[p] += (words.part[p] >> 8 * i & 0xff) * number;
             }
 #endif
-        }
       }
     }
+
+#if defined(INTERNVL_INTEGER) && !defined(INTERNVL_DOTS)
+    INTERNVL_INLINE void add_inputs(int v, IntVec halves, const char* rows, int64_t stride) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+        for (int p = 0; p < kParts; ++p) of[r][v].part[p] = add_pairs(of[r][v].part[p], halves.part[p], rows + r * stride);
+    }
+#endif
 
     INTERNVL_INLINE void settle() {}
     INTERNVL_INLINE Vec total(int r, int v) const { return to_float(of[r][v]); }
@@ -154,17 +181,17 @@ struct Unsigned4 {
     INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
-        const IntVec words = load_words(line + v * 64);
-#pragma GCC unroll 2
-        for (int p = 0; p < kParts; ++p) {
-          const IntPart low = words.part[p] & 0x0f0f0f0f, high = words.part[p] >> 4 & 0x0f0f0f0f;
-#pragma GCC unroll 6
-          for (int r = 0; r < kRows; ++r) {
-            add_bytes(r, v, p, low, rows + r * stride);
-            add_bytes(r, v, p, high, rows + r * stride + 4);
-          }
-        }
+        rows = again(rows);
+        add_inputs(v, load_words(line + v * 64) & 0x0f0f0f0f, rows, stride);
+        add_inputs(v, load_words(again(line) + v * 64) >> 4 & 0x0f0f0f0f, rows + 4, stride);
       }
+    }
+
+    INTERNVL_INLINE void add_inputs(int v, IntVec bytes, const char* rows, int64_t stride) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) add_bytes(r, v, p, bytes.part[p], rows + r * stride);
     }
 
     INTERNVL_INLINE void add_bytes(int r, int v, int p, IntPart bytes, const char* row) {
@@ -173,8 +200,8 @@ struct Unsigned4 {
 #elif defined(INTERNVL_INTEGER)
       const Integers products = INTERNVL_INTEGER(maddubs_epi16)(reinterpret_cast<Integers>(bytes),
                                                                 INTERNVL_INTEGER(set1_epi32)(word_at(row)));
-      small[r][v].part[p] = reinterpret_cast<IntPart>(
-          INTERNVL_INTEGER(add_epi16)(reinterpret_cast<Integers>(small[r][v].part[p]), products));
+      small[r][v].part[p] = settled(reinterpret_cast<IntPart>(
+          INTERNVL_INTEGER(add_epi16)(reinterpret_cast<Integers>(small[r][v].part[p]), products)));
 #else
       for (int i = 0; i < 4; ++i) of[r][v].part[p] += (bytes >> 8 * i & 0xff) * static_cast<int8_t>(row[i]);
 #endif

@@ -12,11 +12,19 @@ constexpr int kMostRows = 6;
 // Lines between two `settle`, see dots.h.
 constexpr int kSettled = 4;
 
-// How far ahead of its turn a line is asked for, in bytes.
+// How far ahead of its turn a line is asked for, in bytes, where whole lines are taken one after the other. Where a
+// block is gone through more than once, the first time is the turn to ask for the next one.
 constexpr int64_t kAhead = 2048;
 
 // 64-byte parts of a line whose sums fit the registers beside those of so many rows.
-constexpr int vecs_for(int rows) { return kParts == 1 || rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+constexpr int vecs_for(int rows) { return kParts == 1 || rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+
+// Of rows that go through a block in so many tiles, those of the next one. Five and three rather than twice four: eight
+// sums in 16 registers wait for one another.
+constexpr int64_t rows_of_tile(int64_t rows, int64_t tiles) {
+  const int64_t even = rows / tiles;
+  return even == 4 && tiles > 1 ? 5 : even;
+}
 
 // One block against `kRows` rows.
 template <class Weights, int kRows>
@@ -24,6 +32,7 @@ __attribute__((noinline)) void add_block(const Product& work, const char* block,
                                          const float* factors, bool first, float* sums) {
   constexpr int kVecs = vecs_for(kRows);
   const int64_t lines = work.group / Weights::kInputs;
+  const int64_t ahead = kVecs == 4 ? kAhead : block_bytes(work.packing, work.group);
   for (int begin = 0; begin < 4; begin += kVecs) {
     typename Weights::template Sums<kRows, kVecs> total;
     total.clear();
@@ -32,8 +41,7 @@ __attribute__((noinline)) void add_block(const Product& work, const char* block,
     for (int64_t l = 0; l < lines; l += kSettled) {
 #pragma GCC unroll 4
       for (int i = 0; i < kSettled; ++i, line += kLineBytes, row += Weights::kRowBytes) {
-        if (kVecs == 4)
-          for (int v = 0; v < 4; ++v) __builtin_prefetch(line + kAhead + v * 64, 0, 2);
+        for (int v = 0; v < kVecs; ++v) __builtin_prefetch(line + ahead + v * 64, 0, 2);
         total.add(line, row, work.row_bytes);
       }
       total.settle();
@@ -63,7 +71,7 @@ void add_group(const Product& work, const char* block, int64_t group, float* sum
   const int64_t tiles = (work.rows + kMostRows - 1) / kMostRows;
   int64_t row = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t rows = (work.rows - row) / (tiles - tile);
+    const int64_t rows = rows_of_tile(work.rows - row, tiles - tile);
     const char* numbers = work.numbers + row * work.row_bytes + group * work.group / Weights::kInputs * Weights::kRowBytes;
     const float* factors = work.factors + (row * work.groups + group) * 2;
     float* to = sums + row * kPanel;
