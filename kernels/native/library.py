@@ -35,6 +35,9 @@ class Library:
         self._handle.internvl_level.restype = ctypes.c_char_p
         self._handle.internvl_use_level.restype = ctypes.c_bool
         self._handle.internvl_pack.argtypes = _PACK_ARGUMENTS
+        self._handle.internvl_read_all.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+        self._handle.internvl_multiply_adds.argtypes = (ctypes.c_int64, ctypes.c_int64)
+        self._handle.internvl_multiply_adds.restype = ctypes.c_int64
 
     def call(self, operator: str, *arguments: Any) -> paddle.Tensor:
         """The one output of an operator: tensors, then attributes, in the order the C++ file gives."""
@@ -46,6 +49,14 @@ class Library:
         self._handle.internvl_pack(
             weight.ctypes.data, from_bfloat16, outputs, inputs, group, packing, to.ctypes.data
         )
+
+    def read_all(self, memory: np.ndarray) -> None:
+        """Read a contiguous array once, on all threads of the pool: for benchmarks."""
+        self._handle.internvl_read_all(memory.ctypes.data, memory.nbytes)
+
+    def multiply_adds(self, packing: int, rounds: int) -> int:
+        """Do the multiply-adds of a packing between registers alone; how many. For benchmarks."""
+        return int(self._handle.internvl_multiply_adds(packing, rounds))
 
     @property
     def level(self) -> str:

@@ -67,8 +67,13 @@ class NativeOps(PaddleOps):
     def swiglu(self, gate_up: Tensor) -> Tensor:
         return self._library.call("internvl_swiglu", gate_up)
 
+    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not serves(q.shape[-1]):
+            return super().full_attention(q, k, v)
+        return self._library.call("internvl_full_attention", q, k, v)
+
     def open_pool(self, shape: KvShape) -> KvPool:
-        return NativePool(shape) if serves(shape) else super().open_pool(shape)
+        return NativePool(shape) if serves(shape.head_dim) else super().open_pool(shape)
 
     def plan_attention(self, batch: PagedBatch, pool: KvPool) -> AttentionPlan:
         if not isinstance(pool, NativePool):

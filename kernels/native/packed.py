@@ -55,6 +55,11 @@ class RowTable:
         return (self.bits[ids].astype(np.uint32) << 16).view(np.float32)
 
 
+def packing_of(form: WeightFormat) -> int:
+    """`Packing` of source/kernels.h for a format of packed matrices."""
+    return _PACKINGS[form]
+
+
 def pack(weight: np.ndarray, form: WeightFormat, library: Library) -> PackedMatrix:
     """Pack a matrix [out, in] of any float type, on all threads of the pool."""
     outputs, inputs = weight.shape

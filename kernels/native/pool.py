@@ -48,9 +48,9 @@ class NativePool:
             layer[targets] = layer[sources]
 
 
-def serves(shape: KvShape) -> bool:
+def serves(head_dim: int) -> bool:
     """Whether the operators take heads of this size."""
-    return shape.head_dim % 8 == 0 and shape.head_dim <= _LANES * _CHUNKS[-1]
+    return head_dim % 8 == 0 and head_dim <= _LANES * _CHUNKS[-1]
 
 
 def _block_bytes(shape: KvShape) -> int:

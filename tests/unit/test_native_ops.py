@@ -81,6 +81,14 @@ def pools(ops: PaddleOps, rows: Rows, block_size: int, dtype: KvDtype, blocks: i
     return ops.open_pool(KvShape(2, blocks, block_size, rows.kv_heads, rows.size, dtype))
 
 
+def tiles_formula(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Full attention of each tile in float64."""
+    scores = np.einsum("tqhd,tkhd->thqk", q.astype(np.float64), k.astype(np.float64)) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("thqk,tkhd->tqhd", weights, v.astype(np.float64)).reshape(*q.shape[:2], -1)
+
+
 def block_tables(lengths: list[int], block_size: int, seed: int) -> tuple[list[list[int]], int]:
     """Blocks of each sequence scattered over a pool that has three more."""
     counts = [-(-length // block_size) for length in lengths]
@@ -199,6 +207,33 @@ def test_padding_rows_come_out_as_zero(native: NativeOps) -> None:
     out = native.to_numpy(native.paged_attention(native.tensor(rows.qkv[0]), pool, 0, plan))
     assert np.all(out[:4] != 0)
     assert np.all(out[4:] == 0)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "tokens", "heads", "size"), [(1, 1, 1, 8), (3, 17, 2, 64), (2, 65, 6, 32), (1, 100, 2, 24)]
+)
+def test_full_attention_equals_formula_and_plain_operators(
+    native: NativeOps, tiles: int, tokens: int, heads: int, size: int
+) -> None:
+    random = np.random.default_rng(tokens)
+    q, k, v = (3 * random.standard_normal((tiles, tokens, heads, size), np.float32) for _ in range(3))
+    ours, theirs = (
+        ops.to_numpy(ops.full_attention(*map(ops.tensor, (q, k, v)))) for ops in (native, PaddleOps(CPU))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=5e-5)
+    np.testing.assert_allclose(ours, tiles_formula(q, k, v), atol=5e-5)
+    last = [native.tensor(each[-1:]) for each in (q, k, v)]
+    np.testing.assert_array_equal(native.to_numpy(native.full_attention(*last)), ours[-1:])
+
+
+def test_full_attention_of_the_released_tower(library: Library) -> None:
+    """1,025 tokens, heads of 64, and scores far beyond what exp of a float32 holds."""
+    random = np.random.default_rng(0)
+    q, k, v = (random.standard_normal((1, 1025, 2, 64), np.float32) for _ in range(3))
+    q[0, :5] *= 100
+    ops = NativeOps(CPU, library)
+    ours = ops.to_numpy(ops.full_attention(*map(ops.tensor, (q, k, v))))
+    np.testing.assert_allclose(ours, tiles_formula(q, k, v), atol=1e-4)
 
 
 def test_a_head_size_without_code_falls_back(native: NativeOps) -> None:

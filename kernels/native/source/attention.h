@@ -11,33 +11,8 @@
 // queries to each group while it is in the first-level cache and is bound by the multiply-adds: 57 GFLOP/s of 118.
 // Included inside a level's namespace.
 
-constexpr float kMinusInfinity = -__builtin_inff();
-
-// Queries that share one pass over the keys: with a group of keys and values they fill 32 KiB at 96 channels.
-constexpr int kTile = 16;
-
-inline int smaller(int64_t a, int64_t b) { return static_cast<int>(a < b ? a : b); }
-
-// Sixteen tokens, or where a block ends before, so many that `upper` holds nothing.
-struct Group {
-  Eight lower;
-  Eight upper;
-};
-
-// Softmax over the groups seen so far, relative to the largest score among them.
-template <int kChunks>
-struct Running {
-  float largest;
-  Vec weight;
-  Vec mixed[kChunks];
-
-  // Not a constructor: GCC 12 compiles implicit ones without the target of the pragma.
-  void clear() {
-    largest = kMinusInfinity;
-    weight = zero();
-    for (int c = 0; c < kChunks; ++c) mixed[c] = zero();
-  }
-};
+// Queries that share one pass over the keys: with a group of keys and values they fill the first-level cache.
+constexpr int kTile = 18;
 
 // Channel pairs (i, i + size / 2) turn together.
 inline void rotate(const float* from, const float* cos, const float* sin, int size, float scale, float* to) {
@@ -60,50 +35,7 @@ inline void store_tokens(const PagedAttention& work, int sequence, int kv_head) 
   }
 }
 
-// Scores of 16 tokens, a channel at a time. Four partial sums keep the multiply-add units busy.
-INTERNVL_INLINE Vec scores(const float* query, Group group, int size) {
-  const float *lower = group.lower.keys, *upper = group.upper.keys;
-  Vec s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
-  for (int i = 0; i < size; i += 4, lower += 4 * kTokens, upper += 4 * kTokens) {
-    s0 = add_product(s0, query[i], load(lower, upper));
-    s1 = add_product(s1, query[i + 1], load(lower + kTokens, upper + kTokens));
-    s2 = add_product(s2, query[i + 2], load(lower + 2 * kTokens, upper + 2 * kTokens));
-    s3 = add_product(s3, query[i + 3], load(lower + 3 * kTokens, upper + 3 * kTokens));
-  }
-  return (s0 + s1) + (s2 + s3);
-}
-
-template <int kChunks>
-INTERNVL_INLINE void add_values(const float* weights, const float* values, int count, Vec (&mixed)[kChunks]) {
-  for (int token = 0; token < count; ++token)
-    for (int c = 0; c < kChunks; ++c)
-      mixed[c] = add_product(mixed[c], weights[token], load(values + (token * kChunks + c) * kLanes));
-}
-
-// One query against the first `count` tokens of a group. Lanes behind them may hold anything, NaN too.
-template <int kChunks>
-INTERNVL_INLINE void attend_group(const float* query, Group group, int size, int count, Running<kChunks>& running) {
-  const Vec score = first_lanes(count, scores(query, group, size), kMinusInfinity);
-  const float largest = maximum(score);
-  if (largest > running.largest) {
-    const Vec shrink = exp2_nonpositive(broadcast(running.largest - largest));
-    running.weight = running.weight * shrink;
-    for (int c = 0; c < kChunks; ++c) running.mixed[c] = running.mixed[c] * shrink;
-    running.largest = largest;
-  }
-  const Vec weight = first_lanes(count, exp2_nonpositive(score - broadcast(running.largest)), 0);
-  running.weight = running.weight + weight;
-
-  alignas(64) float weights[kLanes];
-  store(weights, weight);
-  Vec mixed[kChunks];
-  for (int c = 0; c < kChunks; ++c) mixed[c] = zero();
-  add_values(weights, group.lower.values, smaller(count, kTokens), mixed);
-  add_values(weights + kTokens, group.upper.values, count - kTokens, mixed);
-  for (int c = 0; c < kChunks; ++c) running.mixed[c] = running.mixed[c] + mixed[c];
-}
-
-// Up to 16 queries of one sequence. Of a prompt, all belong to one key head: rows in order, within a row the query
+// Up to 18 queries of one sequence. Of a prompt, all belong to one key head: rows in order, within a row the query
 // heads that share the key head. Where a sequence has few rows, the tile takes more key heads, because those of a
 // block lie side by side: memory gives twice as much in long runs as in the 12 KiB of a single head.
 template <int kChunks>
@@ -141,13 +73,8 @@ class Tile {
   }
 
   void write() const {
-    for (int i = 0; i < heads_ * queries_; ++i) {
-      float mixed[kChunks * kLanes];
-      const Vec share = broadcast(1 / sum(running_[i].weight));
-      for (int c = 0; c < kChunks; ++c) store(mixed + c * kLanes, running_[i].mixed[c] * share);
-      float* out = work_.out + (row_of(i) * work_.heads + head_of(i)) * work_.size;
-      __builtin_memcpy(out, mixed, work_.size * sizeof(float));
-    }
+    for (int i = 0; i < heads_ * queries_; ++i)
+      running_[i].write(work_.size, work_.out + (row_of(i) * work_.heads + head_of(i)) * work_.size);
   }
 
  private:
@@ -174,10 +101,10 @@ class Tile {
   }
 
   void attend_queries(Group group, int head, int64_t token, int held) {
-    for (int i = head * queries_; i < (head + 1) * queries_; ++i) {
-      const int count = smaller(held, ends_[i] - token);
-      if (count > 0) attend_group<kChunks>(rotated_[i], group, work_.size, count, running_[i]);
-    }
+    const int first = head * queries_;
+    int counts[kTile];
+    for (int i = 0; i < queries_; ++i) counts[i] = smaller(held, ends_[first + i] - token);
+    attend_group<kChunks>(rotated_ + first, group, work_.size, counts, queries_, running_ + first);
   }
 
   int sharing() const { return work_.heads / work_.kv_heads; }

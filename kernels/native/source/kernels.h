@@ -31,6 +31,17 @@ struct PagedAttention {
   Stored stored;
 };
 
+// Every token of a tile attends to all of them. Four times [tiles, tokens, heads, size].
+struct FullAttention {
+  const float* queries;
+  const float* keys;
+  const float* values;
+  float* out;
+  int64_t tokens;
+  int64_t heads;
+  int size;  // of a head
+};
+
 // How weights are packed; the numbers are those of `WeightFormat` in Python. Codes stand for numbers as packed.h says.
 enum class Packing : int64_t { kBfloat16 = 0, kInt8 = 1, kInt4 = 2 };
 
@@ -72,6 +83,10 @@ struct Kernels {
   // Everything of one layer that belongs to `heads` key heads of one sequence; such pieces share no output.
   void (*paged_attention)(const PagedAttention& work, int sequence, int kv_head, int heads);
 
+  // One head of one tile, with so many floats of scratch.
+  int64_t (*full_attention_room)(const FullAttention& work);
+  void (*full_attention)(const FullAttention& work, int64_t tile, int64_t head, float* room);
+
   // One row of `size` numbers; of the gate's, twice as many come in.
   void (*rms_norm)(const float* from, const float* weight, float eps, int64_t size, float* to);
   void (*swiglu)(const float* gate_up, int64_t size, float* to);
@@ -84,6 +99,11 @@ struct Kernels {
   int64_t (*row_bytes)(Packing packing);
   void (*prepare_row)(const Product& work, int64_t row);
   void (*product)(const Product& work, int64_t first_panel, int64_t last_panel, float* sums);
+
+  // What bounds all of the above, for benchmarks: reading memory, and the multiply-adds of a packing. Both return
+  // something that depends on all they did.
+  int64_t (*read_all)(const char* from, int64_t bytes);
+  int64_t (*multiply_adds)(Packing packing, int64_t rounds);
 };
 
 }  // namespace internvl

@@ -19,6 +19,7 @@ constexpr int kWidth = INTERNVL_WIDTH;
 #include "packed.h"
 #include "dots.h"
 #include "product.h"
+#include "limits.h"
 
 }  // namespace
 
@@ -26,6 +27,7 @@ void take_products(Kernels& level) {
   level.row_bytes = row_bytes;
   level.prepare_row = prepare_row;
   level.product = product;
+  level.multiply_adds = multiply_adds;
 }
 
 }  // namespace internvl::avx512_bf16

@@ -65,6 +65,27 @@ Tensors paged_attention(const Tensor& qkv, const Tensor& pool, const Tensor& sta
   return {out};
 }
 
+Tensors full_attention(const Tensor& queries, const Tensor& keys, const Tensor& values) {
+  const std::vector<int64_t> shape = queries.shape();  // [tiles, tokens, heads, size]
+  Tensor out = paddle::experimental::empty({shape[0], shape[1], shape[2] * shape[3]});
+  FullAttention work;
+  work.queries = queries.data<float>();
+  work.keys = keys.data<float>();
+  work.values = values.data<float>();
+  work.out = out.data<float>();
+  work.tokens = shape[1];
+  work.heads = shape[2];
+  work.size = static_cast<int>(shape[3]);
+  const int threads = threads_for(2 * queries.numel() * work.tokens);
+  const int64_t room = kernels().full_attention_room(work);
+  Tensor rooms = paddle::experimental::empty({threads * room}, paddle::DataType::FLOAT32);
+  float* scratch = rooms.data<float>();
+  for_each_piece(shape[0] * work.heads, threads, [&](int64_t piece) {
+    kernels().full_attention(work, piece / work.heads, piece % work.heads, scratch + omp_get_thread_num() * room);
+  });
+  return {out};
+}
+
 Tensors rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   const int64_t size = weight.numel(), rows = x.numel() / size;
   Tensor out = paddle::experimental::empty(x.shape());
@@ -112,6 +133,11 @@ Tensors gelu(const Tensor& x) {
 
 }  // namespace
 }  // namespace internvl
+
+PD_BUILD_OP(internvl_full_attention)
+    .Inputs({"Queries", "Keys", "Values"})
+    .Outputs({"Out"})
+    .SetKernelFn(PD_KERNEL(internvl::full_attention));
 
 PD_BUILD_OP(internvl_layer_norm)
     .Inputs({"X", "Weight", "Bias"})

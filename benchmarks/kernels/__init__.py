@@ -1,0 +1,1 @@
+"""The operators at the shapes of InternVL2-4B."""

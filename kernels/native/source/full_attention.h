@@ -1,0 +1,61 @@
+// Full attention of one head of one tile: every token sees all others.
+//
+// Keys and values are laid out as the groups of softmax.h want them, once, and then met by 18 queries at a time. It is
+// bound by the multiply-adds; docs/performance-kernels.md says how near it comes.
+// Included inside a level's namespace.
+
+inline int64_t groups_of(int64_t tokens) { return (tokens + kLanes - 1) / kLanes; }
+
+// Numbers of a group: keys and values of twice eight tokens.
+inline int64_t group_numbers(int size) { return 2 * numbers_of(size); }
+
+int64_t full_attention_room(const FullAttention& work) { return groups_of(work.tokens) * group_numbers(work.size); }
+
+inline void lay_out_group(const float* keys, const float* values, int64_t stride, int size, int count, float* to) {
+  const int width = padded(size);
+  for (int token = 0; token < kLanes; ++token, keys += stride, values += stride) {
+    float* eight = to + token / kTokens * numbers_of(size);
+    float *key = eight + token % kTokens, *value = eight + kTokens * size + token % kTokens * width;
+    for (int i = 0; i < size; ++i) key[i * kTokens] = token < count ? keys[i] : 0;
+    for (int i = 0; i < width; ++i) value[i] = token < count && i < size ? values[i] : 0;
+  }
+}
+
+template <int kChunks>
+void attend_tile(const FullAttention& work, int64_t first, int64_t head, float* room) {
+  const int size = work.size;
+  const int64_t width = work.heads * size, at = first * width + head * size, each = group_numbers(size);
+  for (int64_t token = 0; token < work.tokens; token += kLanes)
+    lay_out_group(work.keys + at + token * width, work.values + at + token * width, width, size,
+                  smaller(kLanes, work.tokens - token), room + token / kLanes * each);
+  const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(size));
+  for (int64_t query = 0; query < work.tokens; query += kTile) {
+    const int many = smaller(kTile, work.tokens - query);
+    float queries[kTile][kChunks * kLanes];
+    Running<kChunks> running[kTile];
+    for (int q = 0; q < many; ++q) {
+      for (int i = 0; i < size; ++i) queries[q][i] = work.queries[at + (query + q) * width + i] * scale;
+      running[q].clear();
+    }
+    for (int64_t token = 0; token < work.tokens; token += kLanes) {
+      const float *lower = room + token / kLanes * each, *upper = lower + numbers_of(size);
+      int counts[kTile];
+      for (int q = 0; q < many; ++q) counts[q] = smaller(kLanes, work.tokens - token);
+      const Group group = {{lower, lower + kTokens * size}, {upper, upper + kTokens * size}};
+      attend_group<kChunks>(queries, group, size, counts, many, running);
+    }
+    for (int q = 0; q < many; ++q) running[q].write(size, work.out + at + (query + q) * width);
+  }
+}
+
+void full_attention(const FullAttention& work, int64_t tile, int64_t head, float* room) {
+  const int64_t first = tile * work.tokens;
+  switch (chunks_of(work.size)) {
+    case 1: return attend_tile<1>(work, first, head, room);
+    case 2: return attend_tile<2>(work, first, head, room);
+    case 4: return attend_tile<4>(work, first, head, room);
+    case 6: return attend_tile<6>(work, first, head, room);
+    case 8: return attend_tile<8>(work, first, head, room);
+    default: return attend_tile<16>(work, first, head, room);
+  }
+}
