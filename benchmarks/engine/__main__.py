@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from benchmarks.engine.drawings import Drawing, drawings
 from benchmarks.engine.interference import Interference
@@ -65,7 +65,7 @@ def _engine_rows(
     captions = [Question(visual, drawing.caption) for drawing, visual in pairs[:_CAPTIONS]]
     rig = Rig(model)
     wall, cpu = time.perf_counter(), time.process_time()
-    parts = {
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
         "mix": Mix(rig, writer, asked).rows,
         "steps": StepCosts(rig, writer, asked).rows,
         "interference": Interference(rig, writer, asked).rows,
