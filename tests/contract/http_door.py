@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+import openai
 
 from gateway.access.access import Access, AccessConfig
 from gateway.config import Config
@@ -19,6 +22,7 @@ from gateway.wire import RequestLimits
 from tests.contract.gateway_tiers import Stack, gateway_stack
 
 MODEL = "parrot"
+CHAT = "/v1/chat/completions"
 HERE = "127.0.0.1:0"
 
 
@@ -117,3 +121,13 @@ def _lines(headers: Mapping[str, str]) -> str:
         **{name.replace("_", "-"): headers[name] for name in headers},
     }
     return "".join(f"{name}: {value}\r\n" for name, value in given.items())
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    """A file as a URL that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def client(stack: HttpStack, **options: Any) -> openai.AsyncOpenAI:
+    """OpenAI's own client, which tries once unless told otherwise."""
+    return openai.AsyncOpenAI(base_url=stack.base_url, api_key="none", **{"max_retries": 0, **options})

@@ -1,0 +1,82 @@
+"""Bodies of HTTP requests: no JSON, too large, too slow, too many."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+
+from gateway.http.config import BodyLimits, HttpConfig
+from tests.contract.gateway_tiers import bounded, until
+from tests.contract.http_door import CHAT, HERE, chat, client, http_stack
+
+NOT_JSON = (
+    (b"", "JSON"),
+    (b"{", "JSON"),
+    (b"[]", "object"),
+    (b'{"a": NaN}', "JSON"),
+    (b'{"model": "\xff"}', "JSON"),
+    (b'{"model": "\\ud800"}', "surrogate"),
+    (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "levels"),
+    (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON"),
+    (b'{"a": [' + b"1," * 300_000 + b"1]}", "values"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "JSON"),
+)
+
+
+@bounded
+async def test_body_that_is_no_plain_json_is_refused() -> None:
+    async with http_stack() as stack:
+        for body, problem in NOT_JSON:
+            reply = await stack.post(CHAT, body)
+            assert (reply.status, reply.error["param"]) == (400, "body")
+            assert problem in reply.error["message"]
+
+
+@bounded
+async def test_large_body_is_refused_while_it_arrives() -> None:
+    config = HttpConfig(listen=HERE, body=BodyLimits(max_bytes=1000))
+    async with http_stack(config) as stack, client(stack) as caller:
+        announced = await stack.post(CHAT, b"x" * 1001)
+        chunked = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n"
+        chunked += (
+            b"content-type: application/json\r\n\r\n" + b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\nx\r\n0\r\n\r\n"
+        )
+        unannounced = await stack.send(chunked)
+        with pytest.raises(openai.APIStatusError) as caught:
+            await caller.chat.completions.create(**chat("x" * 5_000_000))
+    assert (announced.status, unannounced.status, caught.value.status_code) == (413, 413, 413)
+    assert "1000 bytes" in announced.error["message"]
+
+
+@bounded
+async def test_bodies_together_are_bounded() -> None:
+    config = HttpConfig(listen=HERE, body=BodyLimits(max_bytes=1000, max_total_bytes=1500))
+    async with http_stack(config) as stack:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\n"
+        _, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        writer.write(head + b"content-length: 1000\r\n\r\n" + b" " * 999)
+        await until(lambda: stack.app.held_bytes >= 999)
+        refused = await stack.post(CHAT, b" " * 900)
+        writer.close()
+        await until(lambda: not stack.app.held_bytes)
+        taken = await stack.post(CHAT, chat("hi"))
+    assert (refused.status, taken.status) == (429, 200)
+    assert "retry-after" in refused.headers
+
+
+@bounded
+async def test_body_that_does_not_come_is_not_waited_for() -> None:
+    config = HttpConfig(listen=HERE, body=BodyLimits(timeout_s=0.2))
+    async with http_stack(config) as stack:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\n"
+        reply = await stack.send(head + b"content-length: 1000\r\n\r\n{")
+    assert reply.status == 408
+
+
+@bounded
+async def test_only_json_is_read() -> None:
+    async with http_stack() as stack:
+        reply = await stack.post(CHAT, chat("hi"), **{"content-type": "text/plain"})
+    assert (reply.status, reply.error["code"]) == (415, "unsupported_media_type")
