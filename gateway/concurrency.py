@@ -59,8 +59,9 @@ async def piped(
     try:
         yield pipe, task
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 @asynccontextmanager
@@ -75,8 +76,11 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 async def together(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
     """Run all at once and return their results in order; the first error cancels the rest and is raised."""
+    items = list(work)
+    if len(items) <= 1:
+        return [await item for item in items]  # most turns: a task costs more than what it would do
     async with task_group() as group:
-        tasks = [group.create_task(item) for item in work]
+        tasks = [group.create_task(item) for item in items]
     return [task.result() for task in tasks]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ async def serve(config: Config) -> None:
         ConfigError: an address cannot be bound, or a store or a file of keys cannot be used.
     """
     async with core(config) as opened, _http_door(config, opened) as drain_http:
+        # What is there now stays: looking through it again for garbage would hold up every stream.
+        gc.freeze()
         await run_server(
             config.server,
             opened.register,

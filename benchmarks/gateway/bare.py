@@ -1,53 +1,71 @@
-"""A gateway in a process of its own between stand-ins of both tiers, to see what it alone takes."""
+"""A gateway between stand-ins for both tiers, which compute nothing, and a proxy to compare it with."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import queue
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
-import grpc
-
-from benchmarks.gateway.stand_ins import EchoLlm, TileVision
-from deploy.health import is_serving
-from deploy.launcher import Ports
-from deploy.launcher.config import Service
-from deploy.launcher.process import ServiceProcess
+from benchmarks.gateway.processes import Measured, measured
+from benchmarks.gateway.stand_ins import TILE_BYTES, EchoLlm, TileVision
 from internvl.rpc import ServerConfig, serving
 from internvl.v1 import (
     chat_service_pb2,
     chat_service_pb2_grpc,
     content_pb2,
+    llm_service_pb2,
+    llm_service_pb2_grpc,
 )
-
-_READY_S = 30.0
 
 
 class BareRig:
-    """The gateway, its process and its stand-ins."""
+    """The gateway, a bare proxy and their stand-ins.
 
-    def __init__(self, stub: Any, pid: int, llm: EchoLlm) -> None:
-        self._stub = stub
-        self._pid = pid
+    Attributes:
+        gateway: the process of the gateway.
+        proxy: the process of the proxy.
+    """
+
+    def __init__(self, gateway: Measured, proxy: Measured, llm: EchoLlm) -> None:
+        self.gateway = gateway
+        self.proxy = proxy
+        self._chat = chat_service_pb2_grpc.ChatServiceStub(gateway.channel)
+        self._generate = llm_service_pb2_grpc.LlmServiceStub(proxy.channel)
         self._llm = llm
         self._names = itertools.count()
 
     async def ask(self, tiles: int) -> None:
         """One turn about a new picture of so many tiles; of none, about nothing."""
         shown = [self._picture(tiles)] if tiles else []
-        async for _ in self._stub.Chat(_request(*shown, content_pb2.Part(text="look"))):
+        async for _ in self._chat.Chat(_request(*shown, content_pb2.Part(text="look"))):
+            pass
+
+    async def say(self, tokens: int) -> None:
+        """One turn about nothing, with an answer of so many tokens."""
+        async for _ in self._chat.Chat(_request(content_pb2.Part(text=f"say {tokens}"))):
+            pass
+
+    async def send_by_proxy(self, tiles: int) -> None:
+        """So many tiles through the proxy to the language service."""
+        layout = content_pb2.VisualLayout(visual_id="picture", tiles=tiles)
+        parts = [llm_service_pb2.PromptPart(visual=layout), llm_service_pb2.PromptPart(text="look")]
+        tile = content_pb2.Tile(visual_id="picture")
+        tile.embeddings.data = bytes(TILE_BYTES)
+        frames = itertools.repeat(llm_service_pb2.GenerateRequest(tile=tile), tiles)
+        async for _ in self._generate.Generate(itertools.chain([_opening(*parts)], frames)):
+            pass
+
+    async def say_by_proxy(self, tokens: int) -> None:
+        """The same answer through the proxy."""
+        opening = _opening(llm_service_pb2.PromptPart(text=f"say {tokens}"))
+        async for _ in self._generate.Generate(iter([opening])):
             pass
 
     @asynccontextmanager
     async def held(self, count: int) -> AsyncIterator[int]:
         """That many turns that wait for their first word; how many have begun."""
-        calls = [self._stub.Chat(_request(content_pb2.Part(text="hold"))) for _ in range(count)]
+        calls = [self._chat.Chat(_request(content_pb2.Part(text="hold"))) for _ in range(count)]
         streams = [aiter(call) for call in calls]
         begun = await asyncio.gather(*(anext(stream) for stream in streams))
         try:
@@ -58,16 +76,6 @@ class BareRig:
                 async for _ in stream:
                     pass
 
-    def rss_mib(self) -> float:
-        """Memory of the gateway that lies in RAM."""
-        status = Path(f"/proc/{self._pid}/status").read_text(encoding="ascii")
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-    def cpu_seconds(self) -> float:
-        """Processor time that the gateway has used, in all threads."""
-        fields = Path(f"/proc/{self._pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def _picture(self, tiles: int) -> content_pb2.Part:
         source = content_pb2.MediaSource(data=f"{tiles} {next(self._names)}".encode())
         return content_pb2.Part(image=content_pb2.Image(source=source))
@@ -75,29 +83,19 @@ class BareRig:
 
 @asynccontextmanager
 async def bare_gateway() -> AsyncIterator[BareRig]:
-    """Start all three; end them with the block."""
+    """Start all of them; end them with the block."""
     quick, llm = ServerConfig("127.0.0.1:0", grace_s=0.0), EchoLlm()
-
     async with (
         serving(quick, TileVision().register, ()) as vision,
         serving(quick, llm.register, ()) as language,
     ):
-        address = f"127.0.0.1:{Ports.free().gateway}"
-        tiers = ("--vision", f"127.0.0.1:{vision.port}", "--llm", f"127.0.0.1:{language.port}")
-        command = (sys.executable, "-m", "gateway", "--listen", address, "--log-level", "warning", *tiers)
-        process = ServiceProcess(Service("gateway", command, address), _drop, queue.Queue())
-        try:
-            await asyncio.to_thread(_wait_ready, address)
-            async with grpc.aio.insecure_channel(address) as channel:
-                yield BareRig(chat_service_pb2_grpc.ChatServiceStub(channel), process.pid, llm)
-        finally:
-            process.terminate()
-            await asyncio.to_thread(process.wait, 5.0)
-
-
-def _wait_ready(address: str) -> None:
-    if not is_serving(address, "ready", _READY_S):
-        raise TimeoutError("the gateway is not ready")
+        speech = ("--llm", f"127.0.0.1:{language.port}")
+        sight = ("--vision", f"127.0.0.1:{vision.port}")
+        async with (
+            measured("gateway", *sight, *speech, "--log-level", "warning") as gateway,
+            measured("benchmarks.gateway.proxy", *speech) as proxy,
+        ):
+            yield BareRig(gateway, proxy, llm)
 
 
 def _request(*parts: content_pb2.Part) -> chat_service_pb2.ChatRequest:
@@ -105,5 +103,6 @@ def _request(*parts: content_pb2.Part) -> chat_service_pb2.ChatRequest:
     return chat_service_pb2.ChatRequest(messages=[message])
 
 
-def _drop(name: str, line: str) -> None:
-    """Nobody reads this log."""
+def _opening(*parts: llm_service_pb2.PromptPart) -> llm_service_pb2.GenerateRequest:
+    message = llm_service_pb2.PromptMessage(role=content_pb2.ROLE_USER, parts=parts)
+    return llm_service_pb2.GenerateRequest(open=llm_service_pb2.GenerateOpen(messages=[message]))

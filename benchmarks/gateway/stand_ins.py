@@ -12,6 +12,7 @@ import grpc
 from internvl.v1 import content_pb2, llm_service_pb2, vision_service_pb2
 
 TILE_BYTES = 3 * 2**19  # one tile of 4B: 256 tokens of 3072 channels in bfloat16
+_STEP_S = 0.01
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -54,7 +55,10 @@ class TileVision:
 
 
 class EchoLlm:
-    """Takes all tiles and says one word; a question `hold` waits for `released` before it does."""
+    """Takes all tiles and says one word.
+
+    A question `hold` waits for `released` before it does; `say N` is answered by N words, one every 10 ms.
+    """
 
     def __init__(self) -> None:
         self.released = asyncio.Event()
@@ -76,9 +80,13 @@ class EchoLlm:
         yield llm_service_pb2.GenerateResponse(admitted=llm_service_pb2.Admitted(needed=needed))
         for _ in range(sum(layout.tiles for layout in shown)):
             await anext(requests)
-        if any(part.text == "hold" for part in parts):
+        asked = parts[-1].text.split()
+        if asked == ["hold"]:
             await self.released.wait()
-        yield llm_service_pb2.GenerateResponse(delta=llm_service_pb2.TokenDelta(text="yes", token_ids=[1]))
+        for number in range(int(asked[1]) if asked[0] == "say" else 1):
+            await asyncio.sleep(_STEP_S if number else 0)
+            delta = llm_service_pb2.TokenDelta(text="yes", token_ids=[number])
+            yield llm_service_pb2.GenerateResponse(delta=delta)
         stop = llm_service_pb2.FINISH_REASON_STOP
         choices = [llm_service_pb2.ChoiceResult(finish_reason=stop)]
         result = llm_service_pb2.GenerateResult(finish_reason=stop, choices=choices)

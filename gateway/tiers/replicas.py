@@ -66,6 +66,8 @@ class Replicas(Generic[C]):
         self._retired: list[Replica[C]] = []
         self._resolved = False
         self._changes = asyncio.Event()
+        self._routed_first = metrics.ROUTED.labels(peer, "first")
+        self._routed_other = metrics.ROUTED.labels(peer, "other")
 
     @asynccontextmanager
     async def lease(
@@ -148,10 +150,10 @@ class Replicas(Generic[C]):
         }
         if not serving:
             return None
-        fresh = {address: count for address, count in serving.items() if address not in avoid}
-        chosen = choose(key, fresh or serving, self._config.load_bound)
-        first = preference(key, serving)[0]
-        metrics.ROUTED.labels(self._peer, "first" if chosen == first else "other").inc()
+        ranked = preference(key, serving)
+        fresh = {address: serving[address] for address in ranked if address not in avoid}
+        chosen = choose(fresh or {address: serving[address] for address in ranked}, self._config.load_bound)
+        (self._routed_first if chosen == ranked[0] else self._routed_other).inc()
         return self._replicas[chosen]
 
     def _changed(self) -> None:

@@ -15,20 +15,22 @@ def preference(key: bytes, replicas: Iterable[str]) -> list[str]:
     Every key has an order of its own. A replica that leaves moves only the keys that it was first for, each
     to its second; one that comes takes its share evenly from all others.
     """
-    return sorted(replicas, key=lambda replica: (_weight(key, replica), replica), reverse=True)
+    names = list(replicas)
+    if len(names) == 1:
+        return names
+    return sorted(names, key=lambda replica: (_weight(key, replica), replica), reverse=True)
 
 
-def choose(key: bytes, in_flight: Mapping[str, int], bound: float = LOAD_BOUND) -> str:
-    """The replica for one more request: the first of the key's order that is not too busy.
+def choose(ranked: Mapping[str, int], bound: float = LOAD_BOUND) -> str:
+    """The replica for one more request: the first of its key's order that is not too busy.
 
     Args:
-        key: requests of equal keys go to the same replica as long as they can.
-        in_flight: requests that each replica works on. At least one replica.
+        ranked: requests that each replica works on, in the order of `preference`. At least one replica.
         bound: no replica gets more than this many times the mean of all, this request included, rounded up.
             At least 1, so that there is always one with room.
     """
-    room = capacity(in_flight, bound)
-    return next(name for name in preference(key, in_flight) if in_flight[name] < room)
+    room = capacity(ranked, bound)
+    return next(name for name, in_flight in ranked.items() if in_flight < room)
 
 
 def capacity(in_flight: Mapping[str, int], bound: float) -> int:

@@ -199,6 +199,10 @@ class Turn:
 
     async def _exchange(self, generation: GenerateStream, supplies: Sequence[_Supply]) -> Answer:
         """Tiles in, words out, at the same time."""
+        if not supplies:
+            await generation.done_sending()
+            with self._request.prompt.naming_errors():
+                return await self._collect(generation)
         async with task_group() as tasks:
             splicing = tasks.create_task(self._splice(generation, supplies))
             with self._request.prompt.naming_errors():

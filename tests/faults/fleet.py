@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,9 @@ class Fleet:
     def kill(self, name: str) -> None:
         """SIGKILL, and wait until it is gone."""
         process = self._processes[name]
-        os.kill(process.pid, signal.SIGKILL)
+        # It may have ended by itself a moment ago.
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
 
     def stop(self) -> None:
