@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ class Row:
 
     Attributes:
         metric: its name, stable between releases.
-        value: the number.
+        value: the number; NaN where it was not run, and `against` says why.
         unit: what it counts.
         against: what it is compared with; empty when it stands alone.
         ratio: value over the value of `against`; None when it stands alone.
@@ -40,9 +41,15 @@ def report(rows: Sequence[Row], json_file: Path | None) -> None:
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        json_file.write_text(json.dumps([_fields(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+
+
+def _fields(row: Row) -> dict[str, object]:
+    """JSON has no NaN."""
+    return asdict(row) | ({"value": None} if math.isnan(row.value) else {})
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    value = "-" if math.isnan(row.value) else f"{row.value:.4g}"
     ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-    return row.metric, f"{row.value:.4g}", row.unit, row.against, ratio
+    return row.metric, value, row.unit, row.against, ratio

@@ -1,0 +1,78 @@
+"""What engines are told to do, and what they answer: arrival times of tokens. Only the standard library here.
+
+Prompts hold random words or ids drawn from the seed of the order, so that no cache knows them; how long an
+answer is depends on no model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Arrivals: TypeAlias = list[list[float]]
+"""For each request, when each token of its answer came, in seconds from when it was asked."""
+
+# Ids that are ordinary pieces in any vocabulary of a Llama tokenizer.
+_FIRST_ID, _LAST_ID = 300, 29_000
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True)
+class TextOrder:
+    """Answer prompts of text, all at once.
+
+    Attributes:
+        streams: how many prompts.
+        prompt_tokens: of each, template included.
+        answer_tokens: of each, whatever the model would rather do.
+    """
+
+    streams: int
+    prompt_tokens: int
+    answer_tokens: int
+    seed: int = 0
+
+    def prompts(self) -> list[list[int]]:
+        """Token ids of all prompts."""
+        draw = random.Random(self.seed)
+        return [
+            [draw.randrange(_FIRST_ID, _LAST_ID) for _ in range(self.prompt_tokens)]
+            for _ in range(self.streams)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureOrder:
+    """Three requests, one after another: about a new picture, about it again in the same conversation, and
+    another question about it in a new one.
+
+    Attributes:
+        side: of the square picture, in pixels.
+        answer_tokens: of each answer.
+    """
+
+    side: int
+    answer_tokens: int
+    seed: int = 0
+
+    def questions(self) -> tuple[str, str, str]:
+        """Of the three requests."""
+        draw = random.Random(self.seed)
+        first, again, other = (words(draw, 8) for _ in range(3))
+        return first, again, other
+
+
+Order: TypeAlias = TextOrder | PictureOrder
+
+
+def words(draw: random.Random, count: int) -> str:
+    """Made-up words of four letters."""
+    return " ".join("".join(draw.choices(_LETTERS, k=4)) for _ in range(count))
+
+
+def first_of(arrivals: Arrivals) -> Sequence[float]:
+    """Seconds to the first token of each request."""
+    return [times[0] for times in arrivals]

@@ -1,0 +1,127 @@
+"""What all programs share: orders come in as lines of JSON, answers go out as lines of JSON.
+
+Whatever an engine prints goes to standard error, because standard output is the answers'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from benchmarks.peers.orders import Arrivals, Order, PictureOrder, TextOrder
+
+
+class Engine(Protocol):
+    """An engine that has loaded its model."""
+
+    def text(self, order: TextOrder) -> Arrivals:
+        """Answer prompts of text."""
+
+    def picture(self, order: PictureOrder) -> Arrivals:
+        """Answer three questions about a picture."""
+
+    def pids(self) -> list[int]:
+        """Processes whose memory is the engine's; their children count too."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class OneProcess:
+    """An engine that lives in the program's own process."""
+
+    def pids(self) -> list[int]:
+        """This process."""
+        return [os.getpid()]
+
+    def close(self) -> None:
+        """Everything ends with the process."""
+
+
+def serve(
+    open_engine: Callable[[argparse.Namespace], tuple[str, Engine]], parser: argparse.ArgumentParser
+) -> None:
+    """Open an engine, say `ready`, then carry out orders until standard input ends.
+
+    Args:
+        open_engine: from flags to the version and an engine that is ready to answer.
+    """
+    parser.add_argument("--model", required=True, help="what to load")
+    parser.add_argument("--threads", type=int, default=2, help="compute threads")
+    args = parser.parse_args()
+    answers = _take_standard_output()
+    began = time.perf_counter()
+    version, engine = open_engine(args)
+    _say(answers, {"ready_s": time.perf_counter() - began, "version": version})
+    try:
+        for line in sys.stdin:
+            _say(answers, _carried_out(engine, json.loads(line)))
+    finally:
+        engine.close()
+
+
+def _take_standard_output() -> IO[str]:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: IO[str], message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def _carried_out(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
+    if asked["kind"] == "memory":
+        return {"peak_bytes": peak_bytes(engine.pids())}
+    try:
+        return {"arrivals": _run(engine, read_order(asked))}
+    except Exception as error:  # the race goes on with the next order
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def _run(engine: Engine, order: Order) -> Arrivals:
+    if isinstance(order, TextOrder):
+        return engine.text(order)
+    return engine.picture(order)
+
+
+def read_order(asked: dict[str, Any]) -> Order:
+    """An order from its JSON."""
+    fields = {name: value for name, value in asked.items() if name != "kind"}
+    return TextOrder(**fields) if asked["kind"] == "text" else PictureOrder(**fields)
+
+
+def peak_bytes(pids: Iterable[int]) -> int:
+    """Most memory that these processes and all their children held, each at its own worst moment."""
+    return sum(1024 * _status(pid).get("VmHWM", 0) for pid in _families(pids))
+
+
+def _families(pids: Iterable[int]) -> set[int]:
+    family = set(pids)
+    parents = {
+        int(each.name): _status(int(each.name)).get("PPid", 0) for each in Path("/proc").glob("[0-9]*")
+    }
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family
+
+
+def _status(pid: int) -> dict[str, int]:
+    """Numbers of /proc/PID/status; none of a process that is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {
+        name: int(value.split()[0])
+        for name, _, value in pairs
+        if value.split()[:1] and value.split()[0].isdigit()
+    }

@@ -1,0 +1,158 @@
+"""From the record to the rows of the report: the comparisons first, then everything that was measured."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+
+from benchmarks.peers.checkpoints import LAYERS, config_of
+from benchmarks.peers.contestants import ONE_PROCESS, OURS
+from benchmarks.peers.goals import (
+    BANDWIDTH_GOAL,
+    EXTRA_GIB_GOAL,
+    GOALS,
+    MEASURES,
+    SPLIT_GOAL,
+    Goal,
+)
+from benchmarks.peers.pieces import Measure, first_s, median_of, token_ms
+from benchmarks.peers.record import Record
+from benchmarks.report import Row
+from internvl.checkpoint import expected_tensors
+from internvl.model_config import parse_model_config
+
+GIB = 2**30
+KV_BUDGET_GIB = 2.0
+"""Of the services in a race; see `programs.services`."""
+
+
+def rows_of(record: Record, goals: tuple[Goal, ...] = GOALS) -> list[Row]:
+    """All rows; what was not run has the value NaN, and says why."""
+    rows = [
+        *(_compared(record, goal) for goal in goals),
+        _bandwidth_share(record),
+        _split_cost(record),
+        _extra_memory(record),
+        *_measured(record),
+    ]
+    return [_labelled(row, record.layers) for row in rows]
+
+
+def _compared(record: Record, goal: Goal) -> Row:
+    ours = _value(record, f"{OURS} {goal.ours}", goal.piece, goal.measure)
+    if ours is None:
+        return _missing(record, goal.metric, goal.unit, f"{OURS} {goal.ours}", goal.piece, goal.text)
+    rivals = {
+        name: value
+        for name in _rivals(record, goal)
+        if (value := _value(record, name, goal.piece, goal.measure))
+    }
+    if not rivals:
+        why = _why(record, f"{goal.peer} {goal.peer_form}".strip(), goal.piece)
+        return Row(goal.metric, ours, goal.unit, f"{goal.peer} not run: {why}; {goal.text}")
+    best = (max if goal.more_is_better else min)(rivals, key=rivals.__getitem__)
+    ratio = ours / rivals[best]
+    verdict = "" if goal.reached(ratio) else ", missed"
+    return Row(
+        goal.metric, ours, goal.unit, f"{best}: {rivals[best]:.4g} {goal.unit}; {goal.text}{verdict}", ratio
+    )
+
+
+def _rivals(record: Record, goal: Goal) -> list[str]:
+    """All settings of the peer."""
+    prefix = f"{goal.peer} {goal.peer_form}".strip()
+    return [name for name in record.facts if f"{name} ".startswith(f"{prefix} ")]
+
+
+def _bandwidth_share(record: Record) -> Row:
+    """What one token of bf16 has to read, over what could be read meanwhile."""
+    token = _value(record, f"{OURS} bf16", "text", token_ms)
+    speeds = [speed for speed in record.bandwidth if not math.isnan(speed)]
+    goal = f"goal >= {BANDWIDTH_GOAL}"
+    if token is None or not speeds:
+        return _missing(record, "decode_b1_bf16_bandwidth", "share", f"{OURS} bf16", "text", goal)
+    best = max(speeds)
+    share = _bytes_per_token(record.layers) / 1e9 / (token / 1e3) / best
+    verdict = "" if share >= BANDWIDTH_GOAL else ", missed"
+    against = f"{best:.1f} GB/s read by all threads, the best of this run; {goal}{verdict}"
+    return Row("decode_b1_bf16_bandwidth", share, "share", against, share)
+
+
+def _bytes_per_token(layers: int) -> int:
+    """All weights of the decoder in bfloat16 but the table of tokens; keys and values are not counted."""
+    specs = expected_tensors(parse_model_config(config_of(layers))).values()
+    read = (spec for spec in specs if spec.name.startswith("language_model."))
+    return sum(2 * spec.parameters for spec in read if not spec.name.endswith("embed_tokens.weight"))
+
+
+def _split_cost(record: Record) -> Row:
+    split = _value(record, f"{OURS} int8", "image", first_s)
+    whole = _value(record, f"{ONE_PROCESS} int8", "image", first_s)
+    goal = f"goal <= {SPLIT_GOAL}"
+    if split is None or whole is None:
+        return _missing(record, "split_cost", "s", f"{ONE_PROCESS} int8", "image", goal)
+    verdict = "" if split / whole <= SPLIT_GOAL else ", missed"
+    against = f"{whole:.4g} s in one process; cold image, int8; {goal}{verdict}"
+    return Row("split_cost", split, "s", against, split / whole)
+
+
+def _extra_memory(record: Record) -> Row:
+    facts = record.facts.get(f"{OURS} bf16")
+    goal = f"goal <= {EXTRA_GIB_GOAL}"
+    if facts is None or not facts.peak_bytes:
+        return _missing(record, "rss_extra_gib", "GiB", f"{OURS} bf16", "", goal)
+    specs = expected_tensors(parse_model_config(config_of(record.layers))).values()
+    weights = sum(2 * spec.parameters for spec in specs) / GIB
+    extra = facts.peak_bytes / GIB - weights - KV_BUDGET_GIB
+    verdict = "" if extra <= EXTRA_GIB_GOAL else ", missed"
+    against = (
+        f"peak of all three less {weights:.2f} of weights and {KV_BUDGET_GIB:g} of cache; {goal}{verdict}"
+    )
+    return Row("rss_extra_gib", extra, "GiB", against, extra / EXTRA_GIB_GOAL)
+
+
+def _measured(record: Record) -> Iterator[Row]:
+    for name, facts in record.facts.items():
+        metric = name.replace(" ", "_").replace("=", "_").replace("-", "_")
+        for measured, piece, measure, unit in MEASURES:
+            value = _value(record, name, piece, measure)
+            if value is not None:
+                rounds = len(record.arrivals(piece, name))
+                yield Row(f"{metric}_{measured}", value, unit, f"{facts.version}; rounds: {rounds}")
+        if facts.ready_s:
+            yield Row(f"{metric}_ready", statistics.median(facts.ready_s), "s", facts.version)
+        if facts.peak_bytes:
+            yield Row(f"{metric}_peak", facts.peak_bytes / GIB, "GiB", facts.version)
+        for piece, why in facts.not_run.items():
+            yield Row(f"{metric}_{piece or 'start'}", math.nan, "", f"not run: {why}")
+    if record.bandwidth:
+        yield Row("read_bandwidth", max(record.bandwidth), "GB/s", "pages of 2 MiB, all threads, the best")
+
+
+def _value(record: Record, contestant: str, piece: str, measure: Measure) -> float | None:
+    samples = record.arrivals(piece, contestant)
+    try:
+        return median_of(measure, samples) if samples else None
+    except IndexError:  # an engine that answers the first of the three requests alone
+        return None
+
+
+def _missing(record: Record, metric: str, unit: str, contestant: str, piece: str, goal: str) -> Row:
+    return Row(metric, math.nan, unit, f"not run: {_why(record, contestant, piece)}; {goal}")
+
+
+def _why(record: Record, prefix: str, piece: str) -> str:
+    """Why a contestant, or the first whose name begins like this, gave nothing."""
+    for name, facts in record.facts.items():
+        if f"{name} ".startswith(f"{prefix} ") and facts.not_run:
+            return facts.not_run.get("") or facts.not_run.get(piece) or "not asked for"
+    return "not asked for"
+
+
+def _labelled(row: Row, layers: int) -> Row:
+    if layers == LAYERS:
+        return row
+    label = f"{layers} of {LAYERS} layers: says little"
+    against = f"{row.against}; {label}" if row.against else label
+    return Row(row.metric, row.value, row.unit, against, row.ratio)
