@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from vision_service.tiling import TileGrid, TilingOptions, plan_image
+from vision_service.tiling import TileGrid, TilingOptions, plan_image, plan_up_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +41,33 @@ def plan_media(width: int, height: int, options: MediaOptions) -> tuple[TileGrid
     return (grid,) * (options.frames if isinstance(options, VideoOptions) else 1)
 
 
-def smaller_ways(width: int, height: int, options: MediaOptions) -> list[MediaOptions]:
+class Way(NamedTuple):
+    """A way to make an item: of so many tiles in all, by these bounds."""
+
+    tiles: int
+    frames: int
+    max_tiles: int
+
+    def apply(self, options: MediaOptions) -> MediaOptions:
+        """The options that make an item this way, all else as in `options`."""
+        tiling = options.tiling
+        tiling = replace(tiling, max_tiles=self.max_tiles, min_tiles=min(tiling.min_tiles, self.max_tiles))
+        if isinstance(options, VideoOptions):
+            return replace(options, tiling=tiling, frames=self.frames)
+        return replace(options, tiling=tiling)
+
+
+def smaller_ways(width: int, height: int, options: MediaOptions) -> list[Way]:
     """All ways to make an item of at most as many tiles as asked for, fewest first, the last as asked.
 
-    A film is first given its frames, one tile each, then more tiles a frame. Of several options that make
+    A film is first given its frames, one tile each, then more tiles a frame. Of several bounds that make
     as many tiles the ones closest to those asked for count.
     """
-    tilings = [_at_most(most, options.tiling) for most in range(1, options.tiling.max_tiles + 1)]
-    ways: list[MediaOptions] = []
-    if isinstance(options, VideoOptions):
-        ways += [replace(options, tiling=tilings[0], frames=frames) for frames in range(1, options.frames)]
-    ways += [replace(options, tiling=tiling) for tiling in tilings]
-    by_tiles = {count_tiles(plan_media(width, height, way)): way for way in ways}
-    return [by_tiles[tiles] for tiles in sorted(by_tiles)]
-
-
-def _at_most(tiles: int, tiling: TilingOptions) -> TilingOptions:
-    return replace(tiling, max_tiles=tiles, min_tiles=min(tiling.min_tiles, tiles))
+    frames = options.frames if isinstance(options, VideoOptions) else 1
+    ways = [Way(some, some, 1) for some in range(1, frames)]
+    for most, grid in enumerate(plan_up_to(width, height, options.tiling), start=1):
+        ways.append(Way(grid.tiles * frames, frames, most))
+    return sorted({way.tiles: way for way in ways}.values())
 
 
 def count_tiles(grids: tuple[TileGrid, ...]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,16 +49,13 @@ class PlannedItem:
 
     Attributes:
         width: in pixels, as `height`.
+        grids: that it makes.
     """
 
     width: int
     height: int
     options: MediaOptions
-
-    @property
-    def grids(self) -> tuple[TileGrid, ...]:
-        """The grids it makes."""
-        return plan_media(self.width, self.height, self.options)
+    grids: tuple[TileGrid, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class RequestReader:
             if value < 1:
                 raise InvalidField(f"{field}.{name}", f"must be at least 1, got {value}")
         check_size(item.width, item.height, self.media, field)
-        return PlannedItem(item.width, item.height, self._options(item, field))
+        return _planned(item.width, item.height, self._options(item, field))
 
     def _options(
         self, message: vision_service_pb2.EncodeOpen | vision_service_pb2.PlanItem, field: str
@@ -189,18 +186,22 @@ def check_media_bytes(size: int, limits: RequestLimits, field: str) -> None:
         )
 
 
+def _planned(width: int, height: int, options: MediaOptions) -> PlannedItem:
+    return PlannedItem(width, height, options, plan_media(width, height, options))
+
+
 def _within_budget(items: list[PlannedItem], budget: int) -> list[PlannedItem]:
     """The items, with fewer tiles where all together would make more than `budget`."""
     if budget < len(items):
         raise InvalidField("tile_budget", f"must be at least 1 for each of {len(items)} items, got {budget}")
     if sum(count_tiles(item.grids) for item in items) <= budget:
         return items
-    ways = [
-        [replace(item, options=way) for way in smaller_ways(item.width, item.height, item.options)]
-        for item in items
+    ladders = [smaller_ways(item.width, item.height, item.options) for item in items]
+    chosen = split_budget(budget, [[way.tiles for way in ladder] for ladder in ladders])
+    return [
+        _planned(item.width, item.height, ladder[place].apply(item.options))
+        for item, ladder, place in zip(items, ladders, chosen, strict=True)
     ]
-    chosen = split_budget(budget, [[count_tiles(way.grids) for way in ladder] for ladder in ways])
-    return [ladder[place] for ladder, place in zip(ways, chosen, strict=True)]
 
 
 def _check_range(value: int, limit: int, field: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 
@@ -44,15 +45,38 @@ def plan_image(width: int, height: int, options: TilingOptions) -> TileGrid:
     unless the picture has more than half the pixels of a larger one: then the larger does. Ratios are
     compared as float64, as in the reference, so that ties fall the same way.
     """
+    *_, (_, closest) = _closest_so_far(width, height, options)
+    return _grid(closest, options)
+
+
+def plan_up_to(width: int, height: int, options: TilingOptions) -> list[TileGrid]:
+    """`plan_image` for each `max_tiles` from 1 to that of `options`, with a `min_tiles` that is no larger.
+
+    One pass answers for all that have the same `min_tiles`, since grids of fewer tiles come first.
+    """
+    below = [
+        plan_image(width, height, replace(options, min_tiles=tiles, max_tiles=tiles))
+        for tiles in range(1, options.min_tiles)
+    ]
+    closest = dict(_closest_so_far(width, height, options))
+    return below + [_grid(grid, options) for grid in closest.values()]
+
+
+def _closest_so_far(width: int, height: int, options: TilingOptions) -> Iterator[tuple[int, tuple[int, int]]]:
+    """After each grid that may be chosen: how many tiles it has, and the choice up to here."""
     aspect_ratio = width / height
-    best, best_distance = (1, 1), float("inf")
+    closest, least_distance = (1, 1), float("inf")
     for columns, rows in candidate_grids(options.min_tiles, options.max_tiles):
         distance = abs(aspect_ratio - columns / rows)
-        if distance < best_distance:
-            best, best_distance = (columns, rows), distance
-        elif distance == best_distance and _fills(width * height, columns * rows, options.tile_size):
-            best = (columns, rows)
-    columns, rows = best
+        if distance < least_distance:
+            closest, least_distance = (columns, rows), distance
+        elif distance == least_distance and _fills(width * height, columns * rows, options.tile_size):
+            closest = (columns, rows)
+        yield columns * rows, closest
+
+
+def _grid(shape: tuple[int, int], options: TilingOptions) -> TileGrid:
+    columns, rows = shape
     return TileGrid(columns, rows, thumbnail=options.thumbnail and columns * rows > 1)
 
 

@@ -41,6 +41,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, guard: Guard | None = None) -> None:
         """`guard` lets calls in; None lets all in."""
         self._guard = guard or _let_in
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -51,7 +52,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/internvl."):
             return handler
-        return _wrap(handler, method, self._guard)
+        if method not in self._wrapped:
+            self._wrapped[method] = _wrap(handler, method, self._guard)
+        return self._wrapped[method]
 
 
 def _wrap(handler: Handler, method: str, guard: Guard) -> Handler:

@@ -73,7 +73,8 @@ def test_an_item_can_be_made_of_one_tile_up_to_all_it_asks_for(
     width: int, height: int, options: MediaOptions
 ) -> None:
     ways = smaller_ways(width, height, options)
-    tiles = [count_tiles(plan_media(width, height, way)) for way in ways]
+    tiles = [way.tiles for way in ways]
     assert tiles == sorted(set(tiles))
     assert tiles[0] == 1
-    assert ways[-1] == options
+    assert tiles == [count_tiles(plan_media(width, height, way.apply(options))) for way in ways]
+    assert ways[-1].apply(options) == options

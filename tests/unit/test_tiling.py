@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vision_service.options import ImageOptions, VideoOptions, count_tiles, plan_media
-from vision_service.tiling import TileGrid, TilingOptions, candidate_grids, plan_image
+from vision_service.tiling import TileGrid, TilingOptions, candidate_grids, plan_image, plan_up_to
 
 GOLDEN = {
     (640, 480): [(3, 2), (4, 3), (4, 3), (4, 3)],
@@ -58,6 +60,19 @@ def test_grid_equals_the_rule(width: int, height: int, options: TilingOptions) -
     grid = plan_image(width, height, options)
     assert (grid.columns, grid.rows) == closest_grid(width, height, options)
     assert options.min_tiles <= grid.columns * grid.rows <= options.max_tiles
+
+
+@settings(max_examples=300, deadline=None)
+@given(sides, sides, tilings())
+def test_all_smaller_grids_are_those_of_smaller_options(
+    width: int, height: int, options: TilingOptions
+) -> None:
+    grids = plan_up_to(width, height, options)
+    assert len(grids) == options.max_tiles
+    for most, grid in enumerate(grids, start=1):
+        smaller = replace(options, min_tiles=min(options.min_tiles, most), max_tiles=most)
+        assert (grid.columns, grid.rows) == closest_grid(width, height, smaller)
+        assert grid.thumbnail == (options.thumbnail and grid.columns * grid.rows > 1)
 
 
 def test_a_square_is_cut_only_above_half_of_four_tiles() -> None:
