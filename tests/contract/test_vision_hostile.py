@@ -16,14 +16,16 @@ import pytest
 from internvl.errors import BadMedia, ServingError
 from internvl.rpc import error_from_rpc
 from internvl.v1 import vision_service_pb2, vision_service_pb2_grpc
-from tests.contract.hostile_files import HostileFile, hostile_files
-from tests.contract.vision_samples import Stub, encode, image, requests, video
+from tests.contract.hostile.files import HostileFile
+from tests.contract.hostile_files import hostile_files
+from tests.contract.vision_samples import Open, Stub, encode, image, requests, video
 from tests.unit.media_samples import LEAK, encoded, film, picture
 
 FILES = hostile_files()
 PHOTO = encoded(picture(170, 120))
 FILM = film(6)
 MIB = 2**20
+CHUNK_BYTES = 100_000  # other tests send small ones; here it is the files that matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ def program(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 def send(stub: Stub, file: HostileFile) -> list[ServingError | None]:
     """What `Encode` and `Inspect` say of a file; None if they take it."""
     open_message = video(frames=2) if file.is_film else image()
-    chunks = [file.data[at : at + 100_000] for at in range(0, len(file.data), 100_000)]
+    chunks = [file.data[at : at + CHUNK_BYTES] for at in range(0, len(file.data), CHUNK_BYTES)]
     calls = (
-        lambda: list(stub.Encode(requests(open_message, file.data), timeout=120)),
+        lambda: list(stub.Encode(requests(open_message, file.data, CHUNK_BYTES), timeout=120)),
         lambda: stub.Inspect(
             iter(vision_service_pb2.InspectRequest(chunk=chunk) for chunk in chunks), timeout=120
         ),
@@ -96,6 +98,10 @@ def send(stub: Stub, file: HostileFile) -> list[ServingError | None]:
         except grpc.RpcError as error:
             answers.append(error_from_rpc(error, "vision service"))
     return answers
+
+
+def assert_takes(stub: Stub, open_message: Open, data: bytes, tiles: int) -> None:
+    assert len(encode(stub, open_message, data, CHUNK_BYTES).tiles) == tiles
 
 
 def assert_right(file: HostileFile, answers: list[ServingError | None]) -> None:
@@ -115,7 +121,7 @@ def assert_right(file: HostileFile, answers: list[ServingError | None]) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_hostile_file_fails_alone(program: Program, name: str) -> None:
     assert_right(FILES[name], send(program.stub, FILES[name]))
-    assert len(encode(program.stub, image(), PHOTO).tiles) == 7
+    assert_takes(program.stub, image(), PHOTO, tiles=7)
     assert program.process.poll() is None
 
 
@@ -128,8 +134,8 @@ def test_the_whole_set_at_once_leaves_nothing_behind(program: Program) -> None:
     """Good requests among them are answered; then memory is where it was, and the log tells nothing."""
 
     def good(_: int) -> None:
-        assert len(encode(program.stub, image(), PHOTO).tiles) == 7
-        assert len(encode(program.stub, video(frames=2), FILM).tiles) == 2
+        assert_takes(program.stub, image(), PHOTO, tiles=7)
+        assert_takes(program.stub, video(frames=2), FILM, tiles=2)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(good, range(16)))

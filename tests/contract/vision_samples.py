@@ -176,11 +176,13 @@ class Encoded:
     summary: vision_service_pb2.EncodeSummary
 
 
-def requests(open_message: Open, data: bytes) -> Iterator[vision_service_pb2.EncodeRequest]:
+def requests(
+    open_message: Open, data: bytes, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[vision_service_pb2.EncodeRequest]:
     """An encode stream: open, then the file in chunks."""
     yield vision_service_pb2.EncodeRequest(open=open_message)
-    for start in range(0, len(data), CHUNK_BYTES):
-        yield vision_service_pb2.EncodeRequest(chunk=data[start : start + CHUNK_BYTES])
+    for start in range(0, len(data), chunk_bytes):
+        yield vision_service_pb2.EncodeRequest(chunk=data[start : start + chunk_bytes])
 
 
 def collect(responses: Iterable[vision_service_pb2.EncodeResponse]) -> Encoded:
@@ -204,8 +206,8 @@ def with_limits(config: Config, **limits: Any) -> Config:
     return replace(config, requests=replace(config.requests, **limits))
 
 
-def encode(stub: Stub, open_message: Open, data: bytes) -> Encoded:
-    return collect(stub.Encode(requests(open_message, data), timeout=60))
+def encode(stub: Stub, open_message: Open, data: bytes, chunk_bytes: int = CHUNK_BYTES) -> Encoded:
+    return collect(stub.Encode(requests(open_message, data, chunk_bytes), timeout=60))
 
 
 def refusal(call: Callable[[], object]) -> ServingError:
