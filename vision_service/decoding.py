@@ -42,9 +42,16 @@ class DecodeConfig:
 class MediaDecoder:
     """Decodes files off the event loop; a file that kills or hangs its decoder fails alone."""
 
-    def __init__(self, config: DecodeConfig, limits: MediaLimits) -> None:
+    def __init__(
+        self, config: DecodeConfig, limits: MediaLimits, encoder_seconds: Callable[[], float] = float
+    ) -> None:
+        """
+        Args:
+            encoder_seconds: how long the encoder has computed until now, to tell how much of it overlaps.
+        """
         self._config = config
         self._limits = limits
+        self._encoder_seconds = encoder_seconds
         self._workers: list[DecodeWorker] = []
         self._idle: asyncio.Queue[DecodeWorker] = asyncio.Queue()
         self._stopping = False
@@ -83,9 +90,13 @@ class MediaDecoder:
             BadMedia: as `inspect`, or not of the kind that the options are for.
             InvalidField: the film is too short for the options.
         """
+        return await self._run(lambda worker: self._decode(worker, data, options))
+
+    def _decode(self, worker: DecodeWorker, data: FileBytes, options: MediaOptions) -> DecodedMedia:
         kind = "video" if isinstance(options, VideoOptions) else "image"
-        started = time.monotonic()
-        media = await self._run(lambda worker: worker.decode(data, options))
+        started, encoder_s = time.monotonic(), self._encoder_seconds()
+        media = worker.decode(data, options)
+        metrics.DECODE_OVERLAPPED_SECONDS.inc(self._encoder_seconds() - encoder_s)
         metrics.DECODE_SECONDS.labels(kind).observe(time.monotonic() - started)
         return media
 

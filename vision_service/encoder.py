@@ -61,6 +61,8 @@ class Encoder:
         self._config = config
         self._cache = cache
         self._queue: TileQueue[CachedTile] = TileQueue(config.max_queued_tiles)
+        # Seconds of finished batches, and when the running one began: one value, as other threads read it.
+        self._busy: tuple[float, float | None] = (0.0, None)
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._loaded: asyncio.Future[None]
@@ -84,6 +86,11 @@ class Encoder:
             self._cache.fail(tile, Unavailable("the vision service is stopping"))
         await asyncio.to_thread(self._thread.join)
 
+    def busy_seconds(self) -> float:
+        """Seconds it has computed until now; from any thread."""
+        finished_s, began = self._busy
+        return finished_s if began is None else finished_s + time.monotonic() - began
+
     def encode(self, tiles: NamedTiles, first_tile: int = 0) -> EncodedTiles:
         """Begin to encode tiles from `first_tile` on, as far as they are read.
 
@@ -98,7 +105,12 @@ class Encoder:
         if model is None:
             return
         while batch := self._queue.take(self._config.batch_tiles):
+            started, finished_s = time.monotonic(), self._busy[0]
+            self._busy = finished_s, started
             self._encode_batch(model, batch)
+            busy_s = time.monotonic() - started
+            self._busy = finished_s + busy_s, None
+            metrics.ENCODER_BUSY_SECONDS.inc(busy_s)
 
     def _load_model(self) -> TileModel | None:
         try:
@@ -110,7 +122,6 @@ class Encoder:
         return model
 
     def _encode_batch(self, model: TileModel, batch: Sequence[CachedTile]) -> None:
-        started = time.monotonic()
         try:
             pixels = normalise(np.stack([tile.pixels for tile in batch if tile.pixels is not None]))
             encoded = model.encode(pixels)
@@ -122,7 +133,6 @@ class Encoder:
             return
         metrics.BATCH_TILES.observe(len(batch))
         metrics.ENCODED_TILES.inc(len(batch))
-        metrics.ENCODER_BUSY_SECONDS.inc(time.monotonic() - started)
         self._loop.call_soon_threadsafe(self._deliver, batch, embeddings)
 
     def _deliver(self, batch: Sequence[CachedTile], embeddings: Sequence[Embeddings]) -> None:

@@ -16,6 +16,9 @@ BATCH_TILES = Histogram(
 DECODE_SECONDS = Histogram(
     "internvl_vision_decode_seconds", "Seconds to decode and tile a file.", ["kind"], buckets=_SECONDS
 )
+DECODE_OVERLAPPED_SECONDS = Counter(
+    "internvl_vision_decode_overlapped_seconds", "Seconds of decoding during which the encoder computed."
+)
 DECODER_RESTARTS = Counter(
     "internvl_vision_decoder_restarts", "Decoder processes replaced, by cause.", ["cause"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -28,6 +29,7 @@ async def serve(config: Config) -> None:
     """
     model = open_model(config.model)
     async with working_service(model, config) as service:
+        gc.freeze()  # what is loaded stays, and need not be searched again while calls wait
         _log.info("loaded", model=model.name, device=config.model.device, tile_size=model.tiling.tile_size)
         await run_server(
             config.server,
@@ -43,7 +45,7 @@ async def working_service(model: LoadedModel, config: Config) -> AsyncIterator[V
     encoder = Encoder(
         lambda: model.load_encoder(config.model.device, config.model.threads), config.encoder, cache
     )
-    decoder = MediaDecoder(config.decode, config.media)
+    decoder = MediaDecoder(config.decode, config.media, encoder.busy_seconds)
     await decoder.start()
     try:
         await encoder.start()

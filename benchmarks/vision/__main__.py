@@ -1,4 +1,4 @@
-"""What the vision service does on this machine; two minutes on two quiet cores.
+"""What the vision service does on this machine; five to seven minutes on two cores.
 
     python -m benchmarks.vision --json FILE
 
@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from benchmarks.report import Row, add_report_flags, report
+from benchmarks.vision.echo import running_echo
 from benchmarks.vision.measures import first_tile, large_tower, plans, repeats, throughput
 from benchmarks.vision.service import running_service
 from internvl.telemetry import configure_logging
@@ -28,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _rows(skip_large: bool) -> Iterator[Row]:
-    with running_service() as service:
-        for measure in (throughput, first_tile, repeats, plans):
-            yield from measure(service)
+    with running_service() as service, running_echo() as echo:
+        yield from throughput(service)
+        yield from first_tile(service)
+        yield from repeats(service, echo)
+        yield from plans(service, echo)
     if not skip_large:
         yield from large_tower()
 

@@ -12,17 +12,28 @@ import grpc
 
 from internvl.v1 import content_pb2, vision_service_pb2
 
-_METHOD = "/internvl.v1.VisionService/Encode"
+_ENCODE = "/internvl.v1.VisionService/Encode"
+_PLAN = "/internvl.v1.VisionService/Plan"
+_WARM_UP = 50
 _CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one call, in seconds since it began: when the first tile came, and when the last."""
+    """Of one call, in seconds since it began: when the first tile came, and when the last.
+
+    Attributes:
+        lengths: of all messages that came, in bytes.
+    """
 
     first_s: float
     last_s: float
-    tiles: int
+    lengths: tuple[int, ...]
+
+    @property
+    def tiles(self) -> int:
+        """How many came: the layout is before them and the summary after them."""
+        return len(self.lengths) - 2
 
 
 def upload(data: bytes, **options: Any) -> list[bytes]:
@@ -43,7 +54,7 @@ async def _encode_all(
     address: str, uploads: Sequence[list[bytes]], at_once: int
 ) -> tuple[float, list[Timing]]:
     async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.stream_stream(_METHOD, request_serializer=None, response_deserializer=None)
+        call: Any = channel.stream_stream(_ENCODE, request_serializer=None, response_deserializer=None)
         await channel.channel_ready()
         waiting, timings = iter(uploads), list[Timing]()
 
@@ -58,6 +69,19 @@ async def _encode_all(
 
 async def _encode(call: Any, messages: list[bytes]) -> Timing:
     began = time.perf_counter()
-    arrivals = [time.perf_counter() - began async for _ in call(iter(messages))]
-    # The layout comes before the tiles and the summary after them.
-    return Timing(arrivals[1], arrivals[-2], len(arrivals) - 2)
+    came = [(time.perf_counter() - began, len(message)) async for message in call(iter(messages))]
+    return Timing(came[1][0], came[-2][0], tuple(length for _, length in came))
+
+
+def seconds_of_plans(address: str, request: bytes, count: int) -> list[float]:
+    """Call `Plan` so many times, one call after another, and say how long each took."""
+    with grpc.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary(_PLAN, request_serializer=None, response_deserializer=None)
+        grpc.channel_ready_future(channel).result(timeout=10)
+        return [_seconds(call, request) for _ in range(_WARM_UP + count)][_WARM_UP:]
+
+
+def _seconds(call: Any, request: bytes) -> float:
+    began = time.perf_counter()
+    call(request)
+    return time.perf_counter() - began

@@ -29,12 +29,15 @@ class Service:
     address: str
     _metrics: str
 
-    def metric(self, name: str) -> float:
-        """The sum over all labels of one sample, for example `encoder_busy_seconds_total`."""
+    def metrics(self, *names: str) -> list[float]:
+        """Of each sample the sum over all labels, for example of `encoder_busy_seconds_total`."""
         with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=10) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
-        samples = (sample for family in families for sample in family.samples)
-        return sum(sample.value for sample in samples if sample.name == f"internvl_vision_{name}")
+        samples = [sample for family in families for sample in family.samples]
+        return [
+            sum(sample.value for sample in samples if sample.name == f"internvl_vision_{name}")
+            for name in names
+        ]
 
 
 @contextmanager

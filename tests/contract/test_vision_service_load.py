@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import numpy as np
 import prometheus_client
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from internvl import errors
 from internvl.rpc import error_from_rpc, open_channel
@@ -66,8 +61,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def metric(name: str) -> float:
-    value = prometheus_client.REGISTRY.get_sample_value(name)
+def metric(name: str, **labels: str) -> float:
+    value = prometheus_client.REGISTRY.get_sample_value(name, labels)
     assert value is not None
     return value
 
@@ -249,61 +244,39 @@ def test_stopping_finishes_the_running_stream(vision_checkpoint: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_health_and_reflection(vision_channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(vision_channel)
-    for name in ("", "live", "ready", SERVICE_NAME):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    reflected = ProtoReflectionDescriptorDatabase(vision_channel)
-    assert SERVICE_NAME in reflected.get_services()
+def test_decoding_beside_the_encoder_is_counted(vision_checkpoint: Path) -> None:
+    model = held_model(vision_checkpoint)
+    decoded = "internvl_vision_decode_seconds_count"
+    overlapped = "internvl_vision_decode_overlapped_seconds_total"
+
+    async def scenario() -> None:
+        async with vision_stub(config_of(vision_checkpoint), model) as stub:
+            before = metric(overlapped)
+            photo = asyncio.ensure_future(finish(start(stub, PHOTO)))
+            await until(model.hold.began.is_set)
+            assert metric(overlapped) == before  # nothing was computed while the first was decoded
+
+            files = metric(decoded, kind="image")
+            document = asyncio.ensure_future(finish(start(stub, DOCUMENT)))
+            await until(lambda: metric(decoded, kind="image") > files)
+            assert metric(overlapped) > before
+            model.hold.gate.set()
+            await asyncio.gather(photo, document)
+
+    asyncio.run(scenario())
 
 
-@pytest.fixture
-def process(vision_checkpoint: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `python -m vision_service`; whatever still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
+def test_metrics_tell_what_was_done(vision_checkpoint: Path) -> None:
+    names = ("encoded_tiles_total", "batch_tiles_sum", "sent_bytes_total", "encoder_busy_seconds_total")
 
-    def run(*flags: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "vision_service", *flags]
-        root = Path(__file__).parents[2]
-        child = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(child)
-        return child
+    async def scenario() -> tuple[Encoded, list[float]]:
+        async with vision_stub(config_of(vision_checkpoint)) as stub:
+            before = [metric(f"internvl_vision_{name}") for name in names]
+            answer = await finish(start(stub, PHOTO))
+            after = [metric(f"internvl_vision_{name}") for name in names]
+            return answer, [now - earlier for now, earlier in zip(after, before, strict=True)]
 
-    yield run
-    for child in started:
-        child.kill()
-        child.wait(timeout=20)
-
-
-def test_the_program_serves_and_stops_on_sigterm(
-    process: Callable[..., subprocess.Popen[str]], vision_checkpoint: Path, tmp_path: Path
-) -> None:
-    socket = f"unix:{tmp_path / 's'}"
-    child = process("--model", str(vision_checkpoint), "--listen", socket)
-    with grpc.insecure_channel(socket) as channel:
-        grpc.channel_ready_future(channel).result(timeout=60)
-        stub = vision_service_pb2_grpc.VisionServiceStub(channel)
-        assert len(encode(stub, image(), PHOTO).tiles) == 7
-    os.kill(child.pid, signal.SIGTERM)
-    _, log = child.communicate(timeout=30)
-    assert child.returncode == 0, log
-    assert [line for line in log.splitlines() if not line.startswith("{")] == []
-    assert '"event": "ready"' in log
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--model", "nowhere"], "config.json: cannot be read"),
-        (["--max-frames", "0"], "--max-frames: must be above 0, got 0"),
-    ],
-)
-def test_a_start_that_cannot_work_ends_with_one_line(
-    process: Callable[..., subprocess.Popen[str]], flags: list[str], message: str
-) -> None:
-    child = process(*flags)
-    _, log = child.communicate(timeout=60)
-    assert child.returncode == 2
-    assert message in log
-    assert len(log.splitlines()) == 1
+    answer, (encoded_tiles, batched_tiles, sent_bytes, busy_s) = asyncio.run(scenario())
+    assert encoded_tiles == batched_tiles == len(answer.tiles) == 7
+    assert sent_bytes == sum(len(tile.embeddings.data) for tile in answer.tiles)
+    assert busy_s > 0
