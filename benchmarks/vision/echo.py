@@ -54,7 +54,7 @@ async def _encode(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator
 
 async def _serve(address: str) -> None:
     server = grpc.aio.server()
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Plan": grpc.unary_unary_rpc_method_handler(_plan),
         "Encode": grpc.stream_stream_rpc_method_handler(_encode),
     }
