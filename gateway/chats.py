@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +13,10 @@ from functools import partial
 from gateway import metrics
 from gateway.answer import Answer, Event
 from gateway.caller import Caller
-from gateway.concurrency import Emit, piped, task_group, together, unless_idle
-from gateway.content import IncomingMessage, InlineMedia, Media, Message, Part, Text
+from gateway.concurrency import Emit, piped, task_group, unless_idle
 from gateway.deadline import Deadline
 from gateway.events import event_to_proto, result_to_proto
-from gateway.prompt import Prompt
+from gateway.prompt_reader import PromptReader
 from gateway.storage.claims import Answered, Claim, Claims
 from gateway.storage.conversations import Conversation, TurnOutcome
 from gateway.storage.store import Store
@@ -40,10 +39,10 @@ from gateway.turns.turn_fields import (
     turn_key,
 )
 from gateway.turns.turn_keeper import Place, TurnKeeper
-from gateway.wire import RequestLimits, plan_layout, read_messages
-from internvl.errors import BadMedia, InvalidField, NotFound, ServingError
+from gateway.wire import RequestLimits, plan_layout
+from internvl.errors import BadMedia, InvalidField, ServingError
 from internvl.telemetry import get_logger
-from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
+from internvl.v1 import chat_service_pb2, llm_service_pb2
 
 # Events held for a client that reads slowly; beyond them the turn waits.
 _EVENTS_AHEAD = 64
@@ -82,7 +81,7 @@ class Chats:
         self._claims = Claims(store.claims)
         self._keeper = keeper
         self._turns = turns
-        self._limits = limits
+        self._prompts = PromptReader(tiers.media, limits)
 
     @asynccontextmanager
     async def chat(
@@ -103,7 +102,7 @@ class Chats:
             InvalidField: it is malformed; what only a tier can tell, the turn fails with.
             Overloaded: too many run.
         """
-        read_messages(request.messages, self._limits, continues=request.HasField("conversation_id"))
+        self._prompts.check(request.messages, continues=request.HasField("conversation_id"))
         turn_id, deadline = new_turn_id(), Deadline.after(self._turns.longest_s)
         turn = partial(self._turn, request, caller, deadline, turn_id)
         return self._turns.start(turn_id, caller.tenant, turn)
@@ -112,7 +111,7 @@ class Chats:
         self, request: chat_service_pb2.PlanTurnRequest, caller: Caller, deadline: Deadline
     ) -> chat_service_pb2.PlanTurnResponse:
         conversation = await self._conversation(request, caller)
-        prompt = await self._prompt(request.messages, conversation, caller)
+        prompt = await self._prompts.read(request.messages, conversation, caller)
         terms = self._terms(deadline)
         if request.HasField("tile_budget"):
             prompt = await within_budget(prompt, request.tile_budget, self._tiers, terms)
@@ -221,7 +220,7 @@ class Chats:
         options = generate_options(request, caller)
         conversation = await self._conversation(request, caller)
         check_version(request, conversation)
-        prompt = await self._prompt(request.messages, conversation, caller)
+        prompt = await self._prompts.read(request.messages, conversation, caller)
         if request.HasField("tile_budget"):
             prompt = await within_budget(prompt, request.tile_budget, self._tiers, self._terms(deadline))
         asked = TurnRequest(prompt, options, deadline, arrived)
@@ -258,47 +257,6 @@ class Chats:
         if not request.HasField("conversation_id"):
             return None
         return await self._store.conversations.get(caller.tenant, request.conversation_id)
-
-    async def _prompt(
-        self, messages: Sequence[content_pb2.Message], conversation: Conversation | None, caller: Caller
-    ) -> Prompt:
-        """Check what was said, put its media into the store, and join it to the conversation."""
-        incoming = read_messages(messages, self._limits, continues=conversation is not None)
-        history = conversation.messages if conversation is not None else ()
-        self._check_visuals(history, incoming)
-        stored = await together(
-            self._store_media(message, f"messages[{number}]", caller.tenant)
-            for number, message in enumerate(incoming)
-        )
-        return Prompt(history, tuple(stored))
-
-    def _check_visuals(self, history: Sequence[Message], incoming: Sequence[IncomingMessage]) -> None:
-        messages: list[Message | IncomingMessage] = [*history, *incoming]
-        count = sum(not isinstance(part, Text) for message in messages for part in message.parts)
-        limit = self._limits.max_visuals
-        if count > limit:
-            raise InvalidField(
-                "messages",
-                f"at most {limit} pictures and films in a prompt, got {count}",
-                metadata={"limit": limit, "got": count},
-            )
-
-    async def _store_media(self, message: IncomingMessage, field: str, tenant: str) -> Message:
-        parts = [
-            await self._store_part(part, f"{field}.parts[{position}]", tenant)
-            for position, part in enumerate(message.parts)
-        ]
-        return Message(message.role, tuple(parts))
-
-    async def _store_part(self, part: Part | InlineMedia, field: str, tenant: str) -> Part:
-        match part:
-            case InlineMedia(data, options):
-                media = Media("", options)
-                return Media(await self._tiers.media.put(data, f"{field}.{media.kind}", tenant), options)
-            case Media(media_id, _) if not await self._tiers.media.visible(tenant, media_id):
-                raise NotFound(f"{field}.{part.kind}.source.media_id: no media of this id is stored")
-            case _:
-                return part
 
 
 def _log_answer(asked: TurnRequest, answer: Answer) -> None:

@@ -6,44 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.http.common_fields import MAX_TOP_LOGPROBS, read_generation, read_model
 from gateway.http.field_names import FieldNames
 from gateway.http.json_object import JsonObject
 from gateway.http.messages import MEMBER_NAMES, ReadMessages, read_messages
-from gateway.http.sampling import field_names, read_form, read_max_tokens, read_numbers
 from gateway.wire import RequestLimits
 from internvl.errors import InvalidField
 from internvl.v1 import chat_service_pb2, llm_service_pb2
 
-_MAX_CHOICES, _MAX_TOP_LOGPROBS = 16, 20
+_MAX_CHOICES = 16
 
-# These change nothing about an answer of this server.
-_IGNORED = (
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "prompt_cache_options",
-    "parallel_tool_calls",
-)
-_NOT_OFFERED = "is not offered by this server"
-_REFUSED: Mapping[str, str] = dict.fromkeys(
-    (
-        "tools",
-        "functions",
-        "audio",
-        "prediction",
-        "web_search_options",
-        "reasoning_effort",
-        "verbosity",
-        "moderation",
-        "suffix",
-        "echo",
-        "best_of",
-    ),
-    _NOT_OFFERED,
+_IGNORED = ("metadata", "store")
+_REFUSED = (
+    "tools",
+    "functions",
+    "audio",
+    "prediction",
+    "web_search_options",
+    "reasoning_effort",
+    "verbosity",
+    "moderation",
+    "suffix",
+    "echo",
+    "best_of",
 )
 
 
@@ -97,18 +82,23 @@ def read_chat_request(json: dict[str, Any], limits: RequestLimits) -> ChatComple
         InvalidField: names the first field that cannot be used.
     """
     request = JsonObject(json)
-    model = request.required_text("model")
-    _refuse_others(request)
+    model = read_model(
+        request, refused=_REFUSED, tool_choices=("tool_choice", "function_call"), ignored=_IGNORED
+    )
+    if request.take("modalities") not in (None, ["text"]):
+        raise InvalidField("modalities", 'must be ["text"]: other output is not offered by this server')
     messages = request.items("messages", most=limits.max_messages)
     if not messages:
         raise InvalidField("messages", "at least one message is required")
     stream = request.flag("stream") or False
     include_usage = _read_stream_options(request, stream)
-    sampling = llm_service_pb2.SamplingParams()
-    read_numbers(request, sampling)
-    fields = dict(field_names())
-    fields |= read_max_tokens(request, sampling, ("max_completion_tokens", "max_tokens"))
-    fields |= read_form(request.object("response_format"), sampling, nested=True)
+    generation = read_generation(
+        request,
+        request.object("response_format"),
+        max_tokens=("max_completion_tokens", "max_tokens"),
+        nested_schema=True,
+    )
+    sampling = generation.sampling
     choices = request.integer("n", least=1, most=_MAX_CHOICES)
     if choices is not None:
         sampling.n = choices
@@ -123,18 +113,8 @@ def read_chat_request(json: dict[str, Any], limits: RequestLimits) -> ChatComple
         logprobs=logprobs,
         sampling=sampling,
         prompt=llm_service_pb2.PromptOptions(visuals_first=visuals_first),
-        fields=fields,
+        fields=generation.fields,
     )
-
-
-def _refuse_others(request: JsonObject) -> None:
-    request.ignore(*_IGNORED)
-    request.refuse(_REFUSED)
-    for choice in ("tool_choice", "function_call"):
-        if request.take(choice) not in (None, "none", "auto"):
-            raise InvalidField(choice, f"must be none or auto: calling tools {_NOT_OFFERED}")
-    if request.take("modalities") not in (None, ["text"]):
-        raise InvalidField("modalities", 'must be ["text"]: other output is not offered by this server')
 
 
 def _read_stream_options(request: JsonObject, stream: bool) -> bool:
@@ -151,7 +131,7 @@ def _read_stream_options(request: JsonObject, stream: bool) -> bool:
 
 def _read_logprobs(request: JsonObject, sampling: llm_service_pb2.SamplingParams) -> bool:
     wanted = request.flag("logprobs") or False
-    top = request.integer("top_logprobs", most=_MAX_TOP_LOGPROBS)
+    top = request.integer("top_logprobs", most=MAX_TOP_LOGPROBS)
     if top is not None and not wanted:
         raise InvalidField("top_logprobs", "is for requests with logprobs set to true")
     if wanted:

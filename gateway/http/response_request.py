@@ -7,32 +7,26 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.http.common_fields import MAX_TOP_LOGPROBS, NOT_OFFERED, read_generation, read_model
 from gateway.http.errors import UnsupportedField
 from gateway.http.field_names import FieldNames, MessageNames
 from gateway.http.json_object import JsonObject
 from gateway.http.messages import MEMBER_NAMES, ReadMessage, ReadMessages, ReadPart, read_messages
-from gateway.http.sampling import field_names, read_form, read_max_tokens, read_numbers
 from gateway.wire import RequestLimits
 from internvl.errors import InvalidField
 from internvl.v1 import chat_service_pb2, content_pb2, llm_service_pb2
 
-_MAX_TOP_LOGPROBS = 20
 _LOGPROBS = "message.output_text.logprobs"
 
 _ECHOED = ("temperature", "top_p", "max_output_tokens", "top_logprobs", "text")
-_IGNORED = (
-    "user",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "prompt_cache_options",
-    "parallel_tool_calls",
-)
-_NOT_OFFERED = "is not offered by this server"
-_REFUSED: Mapping[str, str] = dict.fromkeys(
-    ("tools", "conversation", "prompt", "reasoning", "max_tool_calls", "context_management", "moderation"),
-    _NOT_OFFERED,
+_REFUSED = (
+    "tools",
+    "conversation",
+    "prompt",
+    "reasoning",
+    "max_tool_calls",
+    "context_management",
+    "moderation",
 )
 
 
@@ -110,18 +104,17 @@ def read_response_request(json: dict[str, Any], limits: RequestLimits) -> Respon
         InvalidField: names the first field that cannot be used.
     """
     request = JsonObject(json)
-    model = request.required_text("model")
-    _refuse_others(request)
+    model = read_model(request, refused=_REFUSED, tool_choices=("tool_choice",))
+    if request.take("truncation") not in (None, "disabled"):
+        raise InvalidField("truncation", "must be disabled: what does not fit is refused")
     instructions = request.text("instructions")
     messages = _read_input(request, limits)
-    sampling = llm_service_pb2.SamplingParams()
     # Copied, because reading takes it apart.
     echo = {name: deepcopy(json.get(name)) for name in _ECHOED}
-    read_numbers(request, sampling)
-    fields = dict(field_names())
-    fields |= read_max_tokens(request, sampling, ("max_output_tokens",))
-    fields |= _read_text(request, sampling)
-    logprobs = _read_logprobs(request, sampling)
+    generation = read_generation(
+        request, _read_form(request), max_tokens=("max_output_tokens",), nested_schema=False
+    )
+    logprobs = _read_logprobs(request, generation.sampling)
     store = request.flag("store")
     background = request.flag("background") or False
     stream = request.flag("stream") or False
@@ -129,7 +122,7 @@ def read_response_request(json: dict[str, Any], limits: RequestLimits) -> Respon
         raise InvalidField("background", "goes on without its client, so it must be stored")
     if background and stream:
         raise UnsupportedField(
-            "stream", f"together with background {_NOT_OFFERED}; ask for the response later"
+            "stream", f"together with background {NOT_OFFERED}; ask for the response later"
         )
     metadata = request.object("metadata")
     previous = request.text("previous_response_id")
@@ -147,9 +140,9 @@ def read_response_request(json: dict[str, Any], limits: RequestLimits) -> Respon
         stream=stream,
         background=background,
         logprobs=logprobs,
-        sampling=sampling,
+        sampling=generation.sampling,
         echo={**echo, "metadata": metadata.rest() if metadata else {}},
-        fields=fields,
+        fields=generation.fields,
     )
 
 
@@ -163,7 +156,7 @@ def _read_input(request: JsonObject, limits: RequestLimits) -> ReadMessages:
         raise InvalidField("input", f"at most {limits.max_messages} items, got {len(value)}")
     for number, item in enumerate(value):
         if isinstance(item, dict) and item.get("type") not in (None, "message"):
-            raise UnsupportedField(f"input[{number}].type", f"any other item than message {_NOT_OFFERED}")
+            raise UnsupportedField(f"input[{number}].type", f"any other item than message {NOT_OFFERED}")
     return read_messages(value, "input", limits)
 
 
@@ -177,31 +170,22 @@ def _system(instructions: str | None, said: ReadMessage | None) -> ReadMessage |
     return ReadMessage("instructions", content_pb2.ROLE_SYSTEM, parts)
 
 
-def _refuse_others(request: JsonObject) -> None:
-    request.ignore(*_IGNORED)
-    request.refuse(_REFUSED)
-    if request.take("tool_choice") not in (None, "none", "auto"):
-        raise InvalidField("tool_choice", f"must be none or auto: calling tools {_NOT_OFFERED}")
-    if request.take("truncation") not in (None, "disabled"):
-        raise InvalidField("truncation", "must be disabled: what does not fit is refused")
-
-
-def _read_text(request: JsonObject, sampling: llm_service_pb2.SamplingParams) -> Mapping[str, str]:
+def _read_form(request: JsonObject) -> JsonObject | None:
     text = request.object("text")
     if text is None:
-        return {}
-    fields = read_form(text.object("format"), sampling, nested=False)
-    text.refuse({"verbosity": _NOT_OFFERED})
+        return None
+    form = text.object("format")
+    text.refuse({"verbosity": NOT_OFFERED})
     text.done()
-    return fields
+    return form
 
 
 def _read_logprobs(request: JsonObject, sampling: llm_service_pb2.SamplingParams) -> bool:
     include = request.items("include", most=16) or []
     for number, name in enumerate(include):
         if name not in (_LOGPROBS, "reasoning.encrypted_content"):
-            raise UnsupportedField(f"include[{number}]", f"any other than {_LOGPROBS} {_NOT_OFFERED}")
-    top = request.integer("top_logprobs", most=_MAX_TOP_LOGPROBS)
+            raise UnsupportedField(f"include[{number}]", f"any other than {_LOGPROBS} {NOT_OFFERED}")
+    top = request.integer("top_logprobs", most=MAX_TOP_LOGPROBS)
     wanted = _LOGPROBS in include or bool(top)
     if wanted:
         sampling.logprobs = top or 0
