@@ -15,6 +15,7 @@ from gateway.chat import ChatService
 from gateway.chats import Chats
 from gateway.config import Config
 from gateway.conversation_calls import ConversationCalls
+from gateway.memory import keep_freed_memory
 from gateway.storage.housekeeping import sweeping
 from gateway.storage.media_store import open_media_store
 from gateway.storage.store import open_store
@@ -69,6 +70,7 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an address cannot be bound, or a store or a file of keys cannot be used.
     """
+    keep_freed_memory()
     async with core(config) as opened, _http_door(config, opened) as drain_http:
         # What is there now stays: looking through it again for garbage would hold up every stream.
         gc.freeze()

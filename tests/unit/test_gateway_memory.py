@@ -1,0 +1,33 @@
+"""Memory of tiles is taken from the kernel once, not once for each tile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Four tiles at a time, fifty times: 384 pages each.
+_TILES = """
+import resource, sys
+if sys.argv[1] == "kept":
+    from gateway.memory import keep_freed_memory
+    keep_freed_memory()
+for _ in range(50):
+    tiles = [b"x" * (3 * 2**19 - number) for number in range(4)]
+    del tiles
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or not (os.confstr_names.get("CS_GNU_LIBC_VERSION")), reason="GNU's C library"
+)
+def test_pages_of_one_tile_serve_the_next() -> None:
+    assert _faults("kept") < _faults("not") / 3
+
+
+def _faults(how: str) -> int:
+    ran = subprocess.run([sys.executable, "-c", _TILES, how], capture_output=True, check=True, timeout=60)
+    return int(ran.stdout)
