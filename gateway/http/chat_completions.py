@@ -35,13 +35,15 @@ class ChatCompletions:
         if asked.stream:
             return EventStream(self._stream(asked, completion, call))
         with asked.names.translated():
-            async with self._chats.chat(asked.to_proto(call.request_id), call.caller, call.deadline) as turn:
+            request = asked.to_proto(call.request_id, call.idempotency_key)
+            async with self._chats.chat(request, call.caller, call.deadline) as turn:
                 return JSONResponse(await completion.whole(turn.events))
 
     async def _stream(
         self, asked: ChatCompletionRequest, completion: Completion, call: Call
     ) -> AsyncGenerator[Event]:
         with asked.names.translated():
-            async with self._chats.chat(asked.to_proto(call.request_id), call.caller, call.deadline) as turn:
+            request = asked.to_proto(call.request_id, call.idempotency_key)
+            async with self._chats.chat(request, call.caller, call.deadline) as turn:
                 async for event in completion.chunks(turn.events):
                     yield event

@@ -60,18 +60,19 @@ class ChatCompletionRequest:
     def names(self) -> FieldNames:
         """What the client calls the fields of `to_proto`."""
         return FieldNames(
-            {"messages": "messages", **self.fields},
+            {"messages": "messages", "idempotency_key": "Idempotency-Key", **self.fields},
             [message.names() for message in self.messages.messages],
             MEMBER_NAMES,
         )
 
-    def to_proto(self, request_id: str) -> chat_service_pb2.ChatRequest:
+    def to_proto(self, request_id: str, idempotency_key: str | None) -> chat_service_pb2.ChatRequest:
         """The turn; its media must have been stored."""
         return chat_service_pb2.ChatRequest(
             messages=[message.to_proto() for message in self.messages.messages],
             sampling=self.sampling,
             prompt=self.prompt,
             request_id=request_id,
+            idempotency_key=idempotency_key,
         )
 
 

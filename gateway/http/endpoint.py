@@ -42,6 +42,7 @@ class Call:
         json: its body; empty where there is none to read.
         path: the variable parts of its path.
         query: what stands behind the path.
+        idempotency_key: the `Idempotency-Key` of its head, if it has one.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class Call:
     json: dict[str, Any]
     path: Mapping[str, str]
     query: Mapping[str, str]
+    idempotency_key: str | None = None
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -144,7 +146,13 @@ class Endpoint:
         with bodies.holding() as held:
             json = await bodies.read_json(headers, receive, held) if self._takes_json else {}
             call = Call(
-                exchange.request_id, caller, deadline, json, scope.get("path_params", {}), _query(scope)
+                exchange.request_id,
+                caller,
+                deadline,
+                json,
+                scope.get("path_params", {}),
+                _query(scope),
+                headers.get("idempotency-key"),
             )
             await _unless_gone(self._respond(call, scope, receive, exchange), receive)
 
