@@ -49,15 +49,19 @@ class Network(Protocol):
 class Internet:
     """The real one."""
 
+    def __init__(self, port: int = _PORT) -> None:
+        """`port` is where hosts serve https."""
+        self._port = port
+
     async def resolve(self, host: str) -> Sequence[Address]:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, _PORT, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
         return [ipaddress.ip_address(entry[4][0]) for entry in found]
 
     async def connect(self, address: Address, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = ssl.create_default_context()
         return await asyncio.open_connection(
-            str(address), _PORT, ssl=context, server_hostname=host, limit=_PIECE
+            str(address), self._port, ssl=context, server_hostname=host, limit=_PIECE
         )
 
 

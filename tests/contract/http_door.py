@@ -19,6 +19,7 @@ from gateway.http.config import HttpConfig
 from gateway.http.remote_media import Network
 from gateway.http.server import serving_http
 from gateway.wire import RequestLimits
+from internvl.rpc import TlsConfig
 from tests.contract.gateway_tiers import Stack, gateway_stack
 
 MODEL = "parrot"
@@ -99,6 +100,7 @@ async def http_stack(
     network: Network | None = None,
     access: AccessConfig | None = None,
     gateway: Config | None = None,
+    tls: TlsConfig | None = None,
 ) -> AsyncIterator[HttpStack]:
     """Serve the stand-ins and a gateway with both doors on free ports."""
     config = config or HttpConfig(listen=HERE)
@@ -110,7 +112,7 @@ async def http_stack(
             config,
             network=network,
         )
-        async with serving_http(app, config, 0.0) as door:
+        async with serving_http(app, config, 0.0, tls) as door:
             yield HttpStack(tiers, door.port, app)
 
 
