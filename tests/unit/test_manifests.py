@@ -198,8 +198,8 @@ def test_every_tier_has_its_own_autoscaler_and_headless_service() -> None:
         assert find("Service", tier)["spec"]["clusterIP"] == "None"
 
 
-def compose() -> dict[str, Any]:
-    body: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+def compose(file: str = "compose.yaml") -> dict[str, Any]:
+    body: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / file).read_text())
     return body
 
 
@@ -218,6 +218,21 @@ def test_compose_keeps_the_tiers_apart() -> None:
     assert not set(services["vision"]["networks"]) & set(services["llm"]["networks"])
     assert "ports" not in services["vision"]
     assert "ports" not in services["llm"]
+
+
+def test_compose_with_redis_changes_the_store_and_asks_for_keys() -> None:
+    alone, shared = compose(), compose("compose.shared.yaml")
+    gateway = shared["services"]["gateway"]
+    kept = [flag for flag in alone["services"]["gateway"]["command"] if not flag.startswith("--store=")]
+    assert set(kept) < set(gateway["command"])
+    config = PARSERS["gateway"](gateway["command"])
+    assert config.store == "redis://redis:6379/0"
+    (secret,) = gateway["secrets"]
+    assert config.access.api_keys == f"/run/secrets/{secret}"
+    assert secret in shared["secrets"]
+    assert shared["networks"]["store"]["internal"]
+    assert set(gateway["networks"]) & set(shared["services"]["redis"]["networks"]) == {"store"}
+    assert {"--appendonly", "--maxmemory-policy"} <= set(shared["services"]["redis"]["command"])
 
 
 @pytest.mark.parametrize("tier", TIERS)
