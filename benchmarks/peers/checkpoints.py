@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.environments import LLAMA, last_line, python_of
+from benchmarks.peers.environments import LLAMA, python_of, reason
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.progress import say
 from internvl.checkpoint import series_config, write_random_checkpoint
@@ -108,7 +108,7 @@ class Checkpoints:
                 command, stdout=file, stderr=file, cwd=ROOT, check=False, timeout=_CONVERT_S
             )
         if done.returncode:
-            raise NotRunError(f"no GGUF: {last_line(log)}")
+            raise NotRunError(f"no GGUF: {reason(log)}")
 
     def _folder(self, name: str) -> Path:
         size = f"{self.layers}-layers" if self.given is None else self.given.resolve().name

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.peers.checkpoints import ROOT
 from benchmarks.peers.contestants import Start
-from benchmarks.peers.environments import last_line
+from benchmarks.peers.environments import reason
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.orders import Arrivals, Order, TextOrder
 
@@ -95,7 +95,7 @@ class EngineProcess:
                 self._process.stdin.write(json.dumps(message) + "\n")
                 self._process.stdin.flush()
         except (OSError, ValueError):  # a broken pipe, or one that is closed
-            raise NotRunError(f"it ended: {last_line(self._log)}") from None
+            raise NotRunError(f"it ended: {reason(self._log)}") from None
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class EngineProcess:
             raise NotRunError(f"no answer within {self._timeout_s:.0f} s")
         line = output.readline()
         if not line:
-            raise NotRunError(f"it ended: {last_line(self._log)}")
+            raise NotRunError(f"it ended: {reason(self._log)}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

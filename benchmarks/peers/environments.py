@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,10 @@ _BUILD_S = 3600.0
 
 # What internvl.checkpoint needs to read a checkpoint: numpy comes with each peer.
 _READER = ("ml-dtypes==0.6.0", "safetensors==0.8.0", "grpcio==1.85.1", "grpcio-status==1.85.1")
+
+_ERROR = re.compile(r"\b(\w*Error|ERROR|\w*Exception): .+")
+_ELSEWHERE = "See root cause above"  # how vLLM's front end ends when its engine did
+_LONGEST_REASON = 300
 
 # torchvision registers shapes of operators that its CUDA build cannot load without CUDA.
 _TORCHVISION_LINES = ("    _autograd_registrations,\n", "    _meta_registrations,\n")
@@ -146,10 +151,12 @@ def _run(command: Sequence[str], variables: Mapping[str, str], log: Path) -> Non
         except subprocess.TimeoutExpired:
             raise NotRunError(f"not built within {_BUILD_S / 60:.0f} minutes; see {log.name}") from None
     if done.returncode:
-        raise NotRunError(f"not built: {last_line(log)}")
+        raise NotRunError(f"not built: {reason(log)}")
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no reason was given")
+def reason(log: Path) -> str:
+    """What a log says went wrong: its last error, else its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [match[0] for match in map(_ERROR.search, lines) if match and _ELSEWHERE not in match[0]]
+    return (errors or lines or ["no reason was given"])[-1][:_LONGEST_REASON]

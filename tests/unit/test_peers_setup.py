@@ -11,7 +11,7 @@ import pytest
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.checkpoints import config_of, modern
 from benchmarks.peers.contestants import contestants, full_form
-from benchmarks.peers.environments import Environment, python_of, variables_of, without_lines
+from benchmarks.peers.environments import Environment, python_of, reason, variables_of, without_lines
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.programs.session import peak_bytes
 from internvl.checkpoint import series_config
@@ -30,6 +30,17 @@ def test_an_environment_that_cannot_be_built_says_why(tmp_path: Path) -> None:
     missing = Environment("missing", ("./no-such-package",))
     with pytest.raises(NotRunError, match="no-such-package"):
         python_of(missing, tmp_path)
+
+
+def test_a_reason_is_the_last_error_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert reason(log) == "no reason was given"
+    log.write_text(
+        "starting\n(Worker) ValueError: no room\nRuntimeError: failed. See root cause above.\nbye\n\n"
+    )
+    assert reason(log) == "ValueError: no room"
+    log.write_text("starting\nIllegal instruction\n")
+    assert reason(log) == "Illegal instruction"
 
 
 def test_a_file_of_another_version_is_not_patched() -> None:
