@@ -48,11 +48,13 @@ enum class Packing : int64_t { kBfloat16 = 0, kInt8 = 1, kInt4 = 2 };
 // Most inputs of a group: bounds the scratch on the stack.
 constexpr int64_t kMostInputs = 1024;
 
-// A matrix [outputs, inputs] on its way into panels.
+// A matrix [outputs, inputs] on its way into panels: as numbers, or as codes that were chosen before.
 struct Packer {
   Packing packing;
-  const void* from;  // float32, or the bits of bfloat16
+  const void* from;         // float32, or the bits of bfloat16
   bool from_bfloat16;
+  const uint8_t* codes;     // [outputs, groups, group], two to a byte if they have 4 bits; or null
+  const uint32_t* factors;  // [outputs, groups]: scale in the upper bfloat16, low in the lower
   int64_t outputs;
   int64_t inputs;
   int64_t group;  // inputs that share a scale

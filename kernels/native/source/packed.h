@@ -63,6 +63,7 @@ inline uint32_t factors_of(const float* weights, int64_t count, float largest) {
     least = weights[i] < least ? weights[i] : least;
     greatest = weights[i] > greatest ? weights[i] : greatest;
   }
+  least += 0.0f;  // of two zeros the positive one, whichever came first
   if (greatest == least) return to_bfloat16(least);
   const uint32_t low = bfloat16_beyond(least, false);
   return bfloat16_beyond((greatest - from_bfloat16(low)) / largest, true) << 16 | low;
@@ -71,23 +72,31 @@ inline uint32_t factors_of(const float* weights, int64_t count, float largest) {
 inline void encode(const float* weights, int64_t count, uint32_t factors, float largest, uint8_t* codes) {
   const float scale = from_bfloat16(factors >> 16), low = from_bfloat16(factors & 0xffff);
   const float inverse = scale > 0 ? 1 / scale : 0;
+  // Rounded by itself, not by adding a half: that could be fused with the product, and codes differ with the processor.
   for (int64_t i = 0; i < count; ++i) {
-    const float code = (weights[i] - low) * inverse + 0.5f;
-    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code < largest ? code : largest));
+    const float code = (weights[i] - low) * inverse;
+    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(__builtin_rintf(code < largest ? code : largest)));
   }
 }
 
-inline void pack_output(const Packer& packer, const float* weights, uint8_t* codes, char* block, int lane) {
-  const int inputs = line_inputs(packer.packing);
-  uint32_t* words = reinterpret_cast<uint32_t*>(block) + lane;
-  if (packer.packing == Packing::kBfloat16) {
-    for (int64_t i = 0; i < packer.group; i += 2, words += kPanel)
-      *words = to_bfloat16(weights[i]) | static_cast<uint32_t>(to_bfloat16(weights[i + 1])) << 16;
-    return;
+// Factors and codes of one group of one output, as they were chosen before; zero where the matrix has none.
+inline uint32_t read_codes(const Packer& packer, int64_t output, int64_t index, uint8_t* codes) {
+  const bool exists = output < packer.outputs;
+  for (int64_t i = exists ? packer.group : 0; i < packer.group; ++i) codes[i] = 0;
+  if (!exists) return 0;
+  if (packer.packing == Packing::kInt8) {
+    __builtin_memcpy(codes, packer.codes + index * packer.group, packer.group);
+  } else {
+    const uint8_t* pairs = packer.codes + index * packer.group / 2;
+    for (int64_t i = 0; i < packer.group; ++i) codes[i] = pairs[i / 2] >> 4 * (i & 1) & 15;
   }
-  const float largest = packer.packing == Packing::kInt8 ? 255 : 15;
-  *words = factors_of(weights, packer.group, largest);
-  encode(weights, packer.group, *words, largest, codes);
+  return packer.factors[index];
+}
+
+// One group of one output, as codes.
+inline void pack_codes(const Packer& packer, uint32_t factors, const uint8_t* codes, uint32_t* words) {
+  const int inputs = line_inputs(packer.packing);
+  *words = factors;
   words += kPanel;
   for (int64_t i = 0; i < packer.group; i += inputs, words += kPanel) {
     uint32_t word;
@@ -101,15 +110,57 @@ inline void pack_output(const Packer& packer, const float* weights, uint8_t* cod
   }
 }
 
+constexpr int kWordsRead = 16;  // of an output at a time: one line of the cache
+
+// `kWordsRead` words of bfloat16 of one output; zero where the matrix has none.
+inline void read_words(const Packer& packer, int64_t output, int64_t first, uint32_t* words) {
+  uint16_t bits[2 * kWordsRead] = {};
+  const int64_t left = output < packer.outputs ? packer.inputs - first : 0, at = output * packer.inputs + first;
+  const int count = left < 0 ? 0 : left < 2 * kWordsRead ? static_cast<int>(left) : 2 * kWordsRead;
+  if (packer.from_bfloat16) {
+    __builtin_memcpy(bits, static_cast<const uint16_t*>(packer.from) + at, count * sizeof(uint16_t));
+  } else {
+    const float* from = static_cast<const float*>(packer.from) + at;
+    for (int i = 0; i < count; ++i) bits[i] = static_cast<uint16_t>(to_bfloat16(from[i]));
+  }
+  __builtin_memcpy(words, bits, sizeof(bits));
+}
+
+// A block of bfloat16, turned a few lines at a time: a whole output at once would write to as many lines of the cache
+// as it has words, and each anew for every output (0.2 GB/s instead of 2).
+void pack_bfloat16(const Packer& packer, int64_t first_output, int64_t first, uint32_t* block) {
+  for (int64_t word = 0; word < packer.group / 2; word += kWordsRead) {
+    for (int lane = 0; lane < kPanel; ++lane) {
+      uint32_t words[kWordsRead];
+      read_words(packer, first_output + lane, first + 2 * word, words);
+      for (int i = 0; i < kWordsRead; ++i) block[(word + i) * kPanel + lane] = words[i];
+    }
+  }
+}
+
 void pack_panel(const Packer& packer, int64_t panel) {
   float weights[kMostInputs];
   uint8_t codes[kMostInputs];
   const int64_t groups = (packer.inputs + packer.group - 1) / packer.group;
+  const float largest = packer.packing == Packing::kInt8 ? 255 : 15;
   for (int64_t group = 0; group < groups; ++group) {
-    char* block = packer.to + (panel * groups + group) * block_bytes(packer.packing, packer.group);
+    char* to = packer.to + (panel * groups + group) * block_bytes(packer.packing, packer.group);
+    uint32_t* block = reinterpret_cast<uint32_t*>(to);
+    if (packer.packing == Packing::kBfloat16) {
+      pack_bfloat16(packer, panel * kPanel, group * packer.group, block);
+      continue;
+    }
     for (int lane = 0; lane < kPanel; ++lane) {
-      read_weights(packer, panel * kPanel + lane, group * packer.group, weights);
-      pack_output(packer, weights, codes, block, lane);
+      const int64_t output = panel * kPanel + lane;
+      uint32_t factors;
+      if (packer.codes) {
+        factors = read_codes(packer, output, output * groups + group, codes);
+      } else {
+        read_weights(packer, output, group * packer.group, weights);
+        factors = factors_of(weights, packer.group, largest);
+        encode(weights, packer.group, factors, largest, codes);
+      }
+      pack_codes(packer, factors, codes, block + lane);
     }
   }
 }

@@ -76,18 +76,24 @@ PD_BUILD_OP(internvl_linear)
     .Attrs({"outputs: int64_t", "group: int64_t", "packing: int64_t"})
     .SetKernelFn(PD_KERNEL(internvl::linear));
 
+namespace {
+
+void pack(const internvl::Packer& packer) {
+  const auto pack_panel = internvl::kernels().pack_panel;
+  internvl::for_each_piece(internvl::panels_of(packer.outputs), internvl::threads_for(packer.outputs * packer.inputs),
+                           [&](int64_t panel) { pack_panel(packer, panel); });
+}
+
+}  // namespace
+
 // Packs [outputs, inputs] into `to`, which has room for all its panels.
 extern "C" void internvl_pack(const void* from, bool from_bfloat16, int64_t outputs, int64_t inputs, int64_t group,
                               int64_t packing, char* to) {
-  internvl::Packer packer;
-  packer.packing = static_cast<internvl::Packing>(packing);
-  packer.from = from;
-  packer.from_bfloat16 = from_bfloat16;
-  packer.outputs = outputs;
-  packer.inputs = inputs;
-  packer.group = group;
-  packer.to = to;
-  const auto pack_panel = internvl::kernels().pack_panel;
-  internvl::for_each_piece(internvl::panels_of(outputs), internvl::threads_for(outputs * inputs),
-                           [&](int64_t panel) { pack_panel(packer, panel); });
+  pack({static_cast<internvl::Packing>(packing), from, from_bfloat16, nullptr, nullptr, outputs, inputs, group, to});
+}
+
+// The same for a matrix whose codes and factors were chosen before.
+extern "C" void internvl_pack_codes(const uint8_t* codes, const uint32_t* factors, int64_t outputs, int64_t inputs,
+                                    int64_t group, int64_t packing, char* to) {
+  pack({static_cast<internvl::Packing>(packing), nullptr, false, codes, factors, outputs, inputs, group, to});
 }
