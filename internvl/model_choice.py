@@ -5,14 +5,32 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from internvl.checkpoint.fingerprints import FingerprintStore
 from internvl.errors import ConfigError
+from internvl.model_config import InternVLConfig
 
 DTYPES = ("fp32", "bf16")
 QUANTIZATIONS = ("int8", "w8", "w4")
+
+_GIB = 2**30
+_DEFAULT_CACHE_GIB = 32
+
+
+@dataclass(frozen=True, slots=True)
+class WeightCacheChoice:
+    """Where packed weights and fingerprints are kept for the next start.
+
+    Attributes:
+        limit_bytes: of all packed weights there; the least recently used go first.
+    """
+
+    folder: Path
+    limit_bytes: int = _DEFAULT_CACHE_GIB * _GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +41,48 @@ class ModelChoice:
         folder: a checkpoint in a released layout.
         device: `cpu` or `gpu:N`.
         threads: of the compute pool on CPU; None leaves it to the model and the machine.
-        weights: how matrices are kept, `fp32`, `bf16`, `int8`, `w8` or `w4`; None leaves it to the device.
+        weights: how matrices are kept, `fp32`, `bf16`, `int8`, `w8` or `w4`; None leaves it to the
+            checkpoint, and where that does not say, to the device.
+        weight_cache: None keeps nothing on disk.
     """
 
     folder: Path
     device: str = "cpu"
     threads: int | None = None
     weights: str | None = None
+    weight_cache: WeightCacheChoice | None = None
 
     @property
     def name(self) -> str:
         """Name of the model, for people."""
         return self.folder.resolve().name
 
-    def as_kept(self, fingerprint: str) -> str:
+    @property
+    def fingerprints(self) -> FingerprintStore | None:
+        """Where fingerprints of weights are kept between starts."""
+        return FingerprintStore(self.weight_cache.folder / "fingerprints") if self.weight_cache else None
+
+    def weights_for(self, config: InternVLConfig) -> str | None:
+        """How weights of this model are kept: as the checkpoint holds them if it says so, else as chosen.
+
+        Raises:
+            ConfigError: the two contradict one another.
+        """
+        held = config.weight_format
+        if held is None or self.weights in (None, held):
+            return held or self.weights
+        flag = "--dtype" if self.weights in DTYPES else "--quantize"
+        raise ConfigError(
+            f"{flag}: asks for {self.weights}, but the checkpoint holds {held} (weight_format in its "
+            "config.json); leave the flag out, or take the checkpoint it was made from"
+        )
+
+    def as_kept(self, fingerprint: str, config: InternVLConfig) -> str:
         """Name weights by their fingerprint and by what is kept of them; fp32 keeps everything."""
-        if self.weights in (None, "fp32"):
+        weights = self.weights_for(config)
+        if weights in (None, "fp32"):
             return fingerprint
-        return hashlib.sha256(f"{fingerprint} {self.weights}".encode()).hexdigest()
+        return hashlib.sha256(f"{fingerprint} {weights}".encode()).hexdigest()
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Self:
@@ -49,7 +91,13 @@ class ModelChoice:
         Raises:
             ConfigError: no model was named and none is embedded.
         """
-        return cls(args.model or _embedded_model(), args.device, args.threads, weights_of(args))
+        return cls(
+            args.model or _embedded_model(),
+            args.device,
+            args.threads,
+            weights_of(args),
+            _weight_cache_of(args),
+        )
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +117,18 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="compute threads on CPU; unset: OMP_NUM_THREADS, else what suits the model",
     )
     add_weight_flags(group)
+    group.add_argument(
+        "--weight-cache",
+        metavar="DIR|off",
+        help="keep packed weights for faster starts; unset: internvl/weights in the user's cache folder",
+    )
+    group.add_argument(
+        "--weight-cache-gib",
+        type=int,
+        default=_DEFAULT_CACHE_GIB,
+        metavar="GIB",
+        help="most disk for them; the least recently used go first",
+    )
 
 
 def add_weight_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -101,6 +161,16 @@ def weight_flags(weights: str | None) -> tuple[str, ...]:
     if weights is None:
         return ()
     return ("--dtype" if weights in DTYPES else "--quantize", weights)
+
+
+def _weight_cache_of(args: argparse.Namespace) -> WeightCacheChoice | None:
+    if args.weight_cache == "off":
+        return None
+    limit = args.weight_cache_gib * _GIB
+    if args.weight_cache:
+        return WeightCacheChoice(Path(args.weight_cache), limit)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return WeightCacheChoice((Path(home) if home else Path.home() / ".cache") / "internvl" / "weights", limit)
 
 
 def _embedded_model() -> Path:

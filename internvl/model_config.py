@@ -85,7 +85,11 @@ class LlmConfig:
 
 @dataclass(frozen=True, slots=True)
 class InternVLConfig:
-    """A whole checkpoint: tower, projector and decoder."""
+    """A whole checkpoint: tower, projector and decoder.
+
+    Attributes:
+        weight_format: how matrices are held that `internvl checkpoint quantize` wrote; of others None.
+    """
 
     vision: VisionConfig
     llm: LlmConfig
@@ -99,6 +103,7 @@ class InternVLConfig:
     min_dynamic_patch: int
     max_dynamic_patch: int
     torch_dtype: str
+    weight_format: str | None = None
 
     @property
     def tokens_per_tile(self) -> int:
@@ -161,9 +166,24 @@ def parse_model_config(raw: Mapping[str, Any]) -> InternVLConfig:
         min_dynamic_patch=keys.count("min_dynamic_patch"),
         max_dynamic_patch=keys.count("max_dynamic_patch"),
         torch_dtype=keys.one_of("torch_dtype", ("bfloat16", "float16", "float32")),
+        weight_format=_weight_format(keys),
     )
     _check_tiles(config)
     return config
+
+
+WEIGHT_FORMATS = ("bf16", "int8", "w8", "w4")
+WEIGHT_FORMAT_VERSION = 1
+
+
+def _weight_format(keys: ConfigKeys) -> str | None:
+    if keys.optional("weight_format", dict) is None:
+        return None
+    inner = keys.inner("weight_format")
+    version = inner.get("version", int)
+    if version != WEIGHT_FORMAT_VERSION:
+        raise inner.wrong("version", f"{version} is not known here, only {WEIGHT_FORMAT_VERSION}")
+    return inner.one_of("name", WEIGHT_FORMATS)
 
 
 def _check_tiles(config: InternVLConfig) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from internvl.checkpoint.weight_format import Weight
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device, quiet_import
 
@@ -46,16 +48,47 @@ class Norm:
     eps: float
 
 
+class MatrixBytes(Protocol):
+    """Packed matrices as bytes, for a file that the same implementation reads on another day."""
+
+    @property
+    def layout(self) -> str:
+        """Names format and layout; bytes are to be read under the same name only."""
+        ...
+
+    def size(self, shape: tuple[int, int], table: bool) -> int:
+        """Bytes of a matrix of this shape; `table` as in `Ops.pack_table`, never applied as a matrix."""
+        ...
+
+    def room(self, size: int) -> NDArray[np.uint8]:
+        """Memory for so many bytes, to be filled and given to `restored`."""
+        ...
+
+    def restored(self, shape: tuple[int, int], table: bool, contents: NDArray[np.uint8]) -> Matrix:
+        """The matrix that `contents` are the bytes of; takes the memory over."""
+        ...
+
+    def contents(self, matrix: Matrix) -> NDArray[np.uint8]:
+        """Its bytes, without a copy."""
+        ...
+
+
 class Ops(Protocol):
     """Everything the two models compute. `dtype` below is the device's compute type."""
 
     @property
     def device(self) -> Device: ...
 
-    def pack(self, weight: np.ndarray) -> Matrix:
-        """Take over a weight matrix [out, in] of any float type for `linear`, in the device's weight format.
+    @property
+    def matrix_bytes(self) -> MatrixBytes | None:
+        """How packed matrices become bytes; None where packing takes no longer than reading them would."""
+        ...
 
-        The array may be freed afterwards.
+    def pack(self, weight: Weight) -> Matrix:
+        """Take over a weight matrix for `linear`, in the device's weight format; it may be freed afterwards.
+
+        Args:
+            weight: [out, ...] of any float type, where all but the first are inputs; or codes of that format.
         """
         ...
 

@@ -9,15 +9,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle.incubate.nn.functional import fused_rms_norm
 
+from internvl.checkpoint.weight_format import Codes, Weight, WeightFormat, flat_shape, stored
 from kernels.attention import full_attention
 from kernels.host import on_device, shared
 from kernels.invariant_attention import InvariantAttention
 from kernels.kv_pool import PagedPool
-from kernels.ops import Linear, Matrix, Norm, Tensor
+from kernels.ops import Linear, Matrix, MatrixBytes, Norm, Tensor
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.paged_attention import PagedAttention, Plan
 from kernels.runtime import Device, cpu_flags
-from kernels.weight_format import WeightFormat, stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,14 @@ class PaddleOps:
     def device(self) -> Device:
         return self._device
 
-    def pack(self, weight: np.ndarray) -> Matrix:
+    @property
+    def matrix_bytes(self) -> MatrixBytes | None:
+        return None
+
+    def pack(self, weight: Weight) -> Matrix:
+        if isinstance(weight, Codes):
+            return DenseMatrix(self.tensor(weight.numbers()))
+        weight = weight.reshape(flat_shape(weight.shape))
         if self._device.kind == "cpu" and self._device.weights is not WeightFormat.FLOAT32:
             weight = stored(weight, self._device.weights)
         return DenseMatrix(self.tensor(weight))

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig
-from kernels.weight_format import WeightFormat
 
 DType = Literal["float32", "bfloat16"]
 
@@ -169,6 +169,12 @@ def _suitable_threads(config: InternVLConfig | None) -> int:
     parts = (config.vision, config.llm)
     widest = max(part.hidden_size * part.intermediate_size for part in parts)
     return 1 if widest < _SHARED_PRODUCT else cores
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the system; malloc would keep it, and no operator needs that much again."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cpu_flags() -> frozenset[str]:

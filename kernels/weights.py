@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-import numpy as np
-
-from internvl.checkpoint.tensor_specs import Part, TensorKind, TensorSpec, expected_tensors
+from internvl.checkpoint.tensor_specs import Part, TensorSpec, expected_tensors
+from internvl.checkpoint.weight_format import Codes, Weight
 from internvl.errors import CheckpointError
 from internvl.model_config import InternVLConfig
 from kernels.ops import Linear, Matrix, Norm, Ops, Tensor
+from kernels.packed_store import is_matrix, is_table, packed_store
+from kernels.runtime import give_back_memory
+from kernels.weight_cache import CachedPart
 
 Specs: TypeAlias = Mapping[str, TensorSpec]
-WeightStream: TypeAlias = Iterable[tuple[str, np.ndarray]]
+WeightStream: TypeAlias = Iterable[tuple[str, Weight]]
 
 # Buffers some exports carry along; they are computed from the configuration.
 _DERIVED = ".inv_freq"
@@ -56,18 +58,34 @@ def load_weights(
     ops: Ops,
     unused: frozenset[str] = frozenset(),
     tied_table: bool = False,
+    cache: CachedPart | None = None,
 ) -> Weights:
-    """Pack a whole model.
+    """Pack a whole model, or take it from a cache as it was packed before.
 
     Args:
-        stream: names as in `specs`; matrices [out, in].
+        stream: names as in `specs`; matrices [out, in], as numbers or codes.
         specs: every tensor of the model.
         unused: tensors that must be in the stream but that this model never reads.
         tied_table: whether the token table is also applied as a matrix.
+        cache: where packed weights are looked for before the stream is touched, and kept afterwards.
 
     Raises:
         CheckpointError: lists every missing, surplus, repeated and mis-shaped tensor.
     """
+    wanted = [spec for name, spec in specs.items() if name not in unused]
+    store = None if cache is None or tied_table else packed_store(cache, wanted, ops)
+    if store is not None and (found := store.read()) is not None:
+        return Weights(*found)
+    weights = _packed(stream, specs, ops, unused, tied_table)
+    give_back_memory()
+    if store is not None:
+        store.write(weights.matrix, weights.tensor)
+    return weights
+
+
+def _packed(
+    stream: WeightStream, specs: Specs, ops: Ops, unused: frozenset[str], tied_table: bool
+) -> Weights:
     matrices: dict[str, Matrix] = {}
     tensors: dict[str, Tensor] = {}
     seen: set[str] = set()
@@ -81,10 +99,10 @@ def load_weights(
             problems.append(problem)
         if problems or name in unused:
             continue
-        if _is_table(specs[name]):
+        if isinstance(array, Codes) or is_matrix(specs[name]):
+            matrices[name] = ops.pack(array)
+        elif is_table(specs[name]):
             matrices[name] = ops.pack_table(array, linear=tied_table)
-        elif _is_matrix(specs[name]):
-            matrices[name] = ops.pack(array.reshape(array.shape[0], -1))
         else:
             tensors[name] = ops.tensor(array)
     problems.extend(
@@ -95,7 +113,7 @@ def load_weights(
     return Weights(matrices, tensors)
 
 
-def _problem(name: str, array: np.ndarray, specs: Specs, seen: set[str]) -> str | None:
+def _problem(name: str, array: Weight, specs: Specs, seen: set[str]) -> str | None:
     if name not in specs:
         return f"surplus: {name} {list(array.shape)}"
     if name in seen:
@@ -103,13 +121,3 @@ def _problem(name: str, array: np.ndarray, specs: Specs, seen: set[str]) -> str 
     if array.shape != specs[name].shape:
         return f"mis-shaped: {name} is {list(array.shape)}, expected {list(specs[name].shape)}"
     return None
-
-
-def _is_matrix(spec: TensorSpec) -> bool:
-    """Applied as a matrix: Linear weights and the patch convolution (its stride is its kernel)."""
-    return spec.kind in (TensorKind.LINEAR, TensorKind.CONVOLUTION)
-
-
-def _is_table(spec: TensorSpec) -> bool:
-    """Read row by row: the token table."""
-    return spec.kind is TensorKind.EMBEDDING and len(spec.shape) == 2

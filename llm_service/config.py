@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import configargparse
 
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.errors import ConfigError
 from internvl.model_choice import ModelChoice, add_model_flags
 from internvl.model_config import InternVLConfig
 from internvl.rpc import ServerConfig, ServerHelpFormatter, add_server_flags, require_positive
 from kernels.paged import KvDtype
 from kernels.runtime import Device
-from kernels.weight_format import WeightFormat
 from llm_service.engine.limits import EngineLimits, blocks_for
 from llm_service.kv_budget import KvBudget
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from internvl.checkpoint import Checkpoint, Part, open_checkpoint, progress_bar
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.model_choice import ModelChoice
 from internvl.model_config import InternVLConfig, read_model_config
 from kernels import runtime
 from kernels.runtime import Device
-from kernels.weight_format import WeightFormat
+from kernels.weight_cache import cached_part
 from llm_service.text.stopping import default_stop_ids
 from llm_service.text.template import check_tokenizer
 from llm_service.text.tokenizer import Tokenizer
@@ -26,15 +27,19 @@ class LoadedModel:
     Attributes:
         name: for people.
         stop_ids: token ids that end an answer.
-        fingerprint: hash of the decoder's weights as they are kept.
     """
 
     name: str
     config: InternVLConfig
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
-    fingerprint: str
+    _choice: ModelChoice
     _checkpoint: Checkpoint
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the decoder's weights as they are kept; before they are loaded it may take reading all."""
+        return self._choice.as_kept(self._checkpoint.fingerprint(Part.DECODER.value), self.config)
 
     def load_decoder(self, device: Device, batch_invariant: bool = False) -> ModelRunner:
         """Read the weights into a decoder; call it on the thread that will use it.
@@ -48,9 +53,10 @@ class LoadedModel:
         """
         from llm_service.model.runner import ModelRunner
 
+        cache = cached_part(self._choice.weight_cache, self._checkpoint, Part.DECODER.value)
         with progress_bar("language weights") as progress:
-            weights = self._checkpoint.tensors(Part.DECODER.value, progress)
-            return ModelRunner.load(weights, self.config, device, batch_invariant)
+            weights = self._checkpoint.load(Part.DECODER.value, progress)
+            return ModelRunner.load(weights, self.config, device, batch_invariant, cache)
 
 
 def open_device(model: ModelChoice, config: InternVLConfig) -> Device:
@@ -60,18 +66,21 @@ def open_device(model: ModelChoice, config: InternVLConfig) -> Device:
         ConfigError: no such device, or another number of threads was set before.
     """
     runtime.prepare(model.threads, config)
-    return runtime.open_device(model.device, WeightFormat(model.weights) if model.weights else None)
+    kept = model.weights_for(config)
+    return runtime.open_device(model.device, WeightFormat(kept) if kept else None)
 
 
 def open_model(model: ModelChoice) -> LoadedModel:
-    """Check a checkpoint and its tokenizer, and fingerprint the decoder's weights.
+    """Check a checkpoint and its tokenizer; of the weights only tables are read.
 
     Raises:
         CheckpointError: missing, surplus or mis-shaped tensors, or unreadable files.
-        ConfigError: a config.json or tokenizer that cannot be used, or the two do not belong together.
+        ConfigError: a config.json or tokenizer that cannot be used, or the two do not belong together; or
+            weights are to be kept otherwise than the checkpoint holds them.
     """
     config = read_model_config(model.folder)
-    checkpoint = open_checkpoint(model.folder, config)
+    model.weights_for(config)
+    checkpoint = open_checkpoint(model.folder, config, model.fingerprints)
     tokenizer = Tokenizer.load(model.folder)
     check_tokenizer(tokenizer, config)
     return LoadedModel(
@@ -79,6 +88,6 @@ def open_model(model: ModelChoice) -> LoadedModel:
         config=config,
         tokenizer=tokenizer,
         stop_ids=default_stop_ids(tokenizer, model.folder),
-        fingerprint=model.as_kept(checkpoint.fingerprint(Part.DECODER.value)),
+        _choice=model,
         _checkpoint=checkpoint,
     )

@@ -19,11 +19,23 @@ _OURS = (Part.VISION.value, Part.PROJECTOR.value)
 class LoadedModel:
     """A checked checkpoint of which nothing large is in memory yet."""
 
-    name: str
     config: InternVLConfig
-    identity: EncoderIdentity
+    _choice: ModelChoice
     _checkpoint: Checkpoint
-    _weights: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self._choice.name
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """What embeddings depend on; before the weights are loaded it may take reading all of them."""
+        weights = self._choice.as_kept(self._checkpoint.fingerprint(_OURS), self.config)
+        config = self.config
+        settings = (config.vision, config.select_layer, config.ps_version, config.downsample_ratio)
+        # Without the settings the same weights give other embeddings.
+        return EncoderIdentity(hashlib.sha256(f"{weights} {settings}".encode()).hexdigest())
 
     @property
     def tiling(self) -> TilingOptions:
@@ -43,32 +55,28 @@ class LoadedModel:
             CheckpointError: the weights changed meanwhile, or do not fit.
             ConfigError: no such device, or a configuration the encoder cannot run.
         """
+        from internvl.checkpoint.weight_format import WeightFormat
         from kernels import runtime
-        from kernels.weight_format import WeightFormat
+        from kernels.weight_cache import cached_part
 
+        kept = self._choice.weights_for(self.config)
         runtime.prepare(threads, self.config)
-        place = runtime.open_device(device, WeightFormat(self._weights) if self._weights else None)
+        place = runtime.open_device(device, WeightFormat(kept) if kept else None)
         from vision_service.model.encoder import VisionEncoder
 
+        cache = cached_part(self._choice.weight_cache, self._checkpoint, _OURS)
         with progress_bar("vision weights") as progress:
-            return VisionEncoder.load(self._checkpoint.tensors(_OURS, progress), self.config, place)
+            return VisionEncoder.load(self._checkpoint.load(_OURS, progress), self.config, place, cache)
 
 
 def open_model(model: ModelChoice) -> LoadedModel:
-    """Check a checkpoint and fingerprint the part of it that this service uses.
+    """Check a checkpoint, reading tables only.
 
     Raises:
         CheckpointError: missing, surplus or mis-shaped tensors, or unreadable files.
-        ConfigError: a config.json that cannot be used.
+        ConfigError: a config.json that cannot be used, or weights are to be kept otherwise than the
+            checkpoint holds them.
     """
     config = read_model_config(model.folder)
-    checkpoint = open_checkpoint(model.folder, config)
-    identity = EncoderIdentity(_fingerprint(checkpoint, config, model))
-    return LoadedModel(model.name, config, identity, checkpoint, model.weights)
-
-
-def _fingerprint(checkpoint: Checkpoint, config: InternVLConfig, model: ModelChoice) -> str:
-    """Hash of the weights and of the settings without which the same weights give other embeddings."""
-    settings = (config.vision, config.select_layer, config.ps_version, config.downsample_ratio)
-    weights = model.as_kept(checkpoint.fingerprint(_OURS))
-    return hashlib.sha256(f"{weights} {settings}".encode()).hexdigest()
+    model.weights_for(config)
+    return LoadedModel(config, model, open_checkpoint(model.folder, config, model.fingerprints))

@@ -21,9 +21,9 @@ from benchmarks.kernels.products import DECODER, PACKED, TOWER, Products, decode
 from benchmarks.kernels.rowwise import rowwise_rows
 from benchmarks.kernels.whole import decoder_rows, tower_rows
 from benchmarks.report import Row, add_report_flags, report
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.telemetry import configure_logging
 from kernels.native.library import open_library
-from kernels.weight_format import WeightFormat
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from benchmarks.engine.rounds import Rounds, alternate
 from benchmarks.kernels.limits import Limits, seconds_of
 from benchmarks.report import Row
+from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
 from kernels.native.pool import NativePool
 from kernels.ops import Ops
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import KvDtype, KvShape, PagedBatch
 from kernels.runtime import CPU
-from kernels.weight_format import WeightFormat
 
 _HEADS, _SIZE = 32, 96
 _BLOCK = 8

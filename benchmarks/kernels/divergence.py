@@ -17,9 +17,9 @@ from benchmarks.engine.drawings import Drawing, drawings
 from benchmarks.engine.prompts import PromptWriter, Question
 from benchmarks.engine.visuals import Visual
 from benchmarks.report import Row
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.model_choice import ModelChoice
 from kernels.paged import KvDtype
-from kernels.weight_format import WeightFormat
 from llm_service.config import parse_config
 from llm_service.engine.request import Request
 from llm_service.loading import LoadedModel, open_device, open_model

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.library import Library
 from kernels.native.packed import packing_of
 from kernels.native.pages import large_pages
-from kernels.weight_format import WeightFormat
 
 _READ_BYTES = 512 << 20
 _ROUNDS = 4_000_000

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.engine.rounds import Rounds, alternate
 from benchmarks.kernels.limits import Limits, seconds_of
 from benchmarks.report import Row
+from internvl.checkpoint.weight_format import WeightFormat
 from kernels.host import shared
 from kernels.native.library import Library
 from kernels.native.ops import NativeOps
@@ -19,7 +20,6 @@ from kernels.native.pages import large_pages
 from kernels.ops import Linear, Ops
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
-from kernels.weight_format import WeightFormat
 
 # [out, in] of one layer.
 DECODER = ((9216, 3072), (3072, 3072), (16384, 3072), (3072, 8192))

@@ -11,11 +11,11 @@ import numpy as np
 from benchmarks.engine.rounds import alternate
 from benchmarks.kernels.limits import Limits, seconds_of
 from benchmarks.report import Row
+from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
 from kernels.ops import Norm, Ops, Tensor
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
-from kernels.weight_format import WeightFormat
 
 _ROUNDS = 9
 _RUN_S = 5e-3

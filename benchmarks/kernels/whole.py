@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks.kernels.limits import Limits, seconds_of
 from benchmarks.report import Row
 from internvl.checkpoint import Part, series_config
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.model_config import InternVLConfig, parse_model_config
 from kernels.paged import KvDtype
 from kernels.runtime import open_device
-from kernels.weight_format import WeightFormat
 from kernels.weights import WeightStream, specs_of
 from llm_service.model.batch import Chunk
 from llm_service.model.rope import RopeRegime

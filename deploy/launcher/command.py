@@ -27,6 +27,11 @@ def configure(parser: ArgumentParser) -> None:
     add("--device", default=defaults.device, metavar="cpu|gpu:N", help="where both models compute")
     add_weight_flags(parser)
     add(
+        "--weight-cache",
+        metavar="DIR|off",
+        help="where packed weights are kept (default: internvl/weights in the user's cache folder)",
+    )
+    add(
         "--ports",
         type=_ports,
         default=Ports(),
@@ -71,6 +76,7 @@ def run(arguments: Namespace) -> int:
         model=arguments.model,
         device=arguments.device,
         weights=weights_of(arguments),
+        weight_cache=arguments.weight_cache,
         ports=arguments.ports,
         vision_replicas=arguments.vision_replicas,
         llm_replicas=arguments.llm_replicas,

@@ -40,6 +40,7 @@ class LaunchConfig:
         model: checkpoint of both model tiers; None for the embedded one.
         device: `cpu` or `gpu:N`, for both model tiers.
         weights: how both keep their weights, see `ModelChoice`.
+        weight_cache: a folder, or `off`, as of the services; None is their default.
         ports: None picks free ones.
         threads: compute threads of each model process on CPU; None gives each tier half of the cores. The
             tiers work at the same time (one tile is encoded while the one before it is read), so more would
@@ -56,6 +57,7 @@ class LaunchConfig:
     model: Path | None = None
     device: str = "cpu"
     weights: str | None = None
+    weight_cache: str | None = None
     ports: Ports | None = Ports()
     threads: int | None = None
     vision_replicas: int = 1
@@ -137,4 +139,6 @@ def _service(name: str, address: str, config: LaunchConfig, module: str, *argume
 def _model_arguments(config: LaunchConfig, replicas: int) -> tuple[str, ...]:
     threads = config.threads or max(1, len(os.sched_getaffinity(0)) // 2 // replicas)
     model = ("--model", str(config.model)) if config.model is not None else ()
-    return (*model, "--device", config.device, *weight_flags(config.weights), "--threads", str(threads))
+    cache = ("--weight-cache", config.weight_cache) if config.weight_cache is not None else ()
+    kept = (*weight_flags(config.weights), *cache)
+    return (*model, "--device", config.device, *kept, "--threads", str(threads))

@@ -12,7 +12,8 @@ from internvl.checkpoint.progress import ProgressHook
 from internvl.checkpoint.random_checkpoint import require_empty
 from internvl.checkpoint.reader import open_checkpoint
 from internvl.checkpoint.writer import WriteOptions, write_weights
-from internvl.model_config import read_model_config
+from internvl.errors import CheckpointError
+from internvl.model_config import InternVLConfig, read_model_config
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pdparams", ".bin", ".index.json", ".partial")
 
@@ -33,19 +34,30 @@ def convert_checkpoint(
     Raises:
         ConfigError, CheckpointError: the source is not sound, or the target is not empty or too small.
     """
-    checkpoint = open_checkpoint(source, read_model_config(source))
+    config = read_model_config(source)
+    refuse_codes(config)
+    checkpoint = open_checkpoint(source, config)
     require_empty(target)
     target.mkdir(parents=True, exist_ok=True)
     dtypes = [dtype or entry.dtype for entry in checkpoint.entries()]
     specs = list(zip(checkpoint.specs(), dtypes, strict=True))
     write_weights(target, specs, checkpoint.tensors(), options, progress)
-    for path in _companions(source):
+    for path in companions(source):
         shutil.copyfile(path, target / path.name)
     if dtype is not None:
         _declare_dtype(target / "config.json", dtype)
 
 
-def _companions(folder: Path) -> Iterator[Path]:
+def refuse_codes(config: InternVLConfig) -> None:
+    """Raises CheckpointError for what `internvl checkpoint quantize` wrote: it lacks the original numbers."""
+    if config.weight_format is not None:
+        raise CheckpointError(
+            f"the checkpoint was written in {config.weight_format} (weight_format in its config.json); "
+            "take the one it was made from"
+        )
+
+
+def companions(folder: Path) -> Iterator[Path]:
     """Everything beside the weights: config, tokenizer, licence."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_WEIGHT_SUFFIXES):

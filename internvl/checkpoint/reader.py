@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from internvl.checkpoint.fingerprints import FileIdentity, FingerprintStore
 from internvl.checkpoint.layout import Layout, LayoutDecision, decide_layout, reorient, stored_shape
 from internvl.checkpoint.pdparams_shard import PdparamsShard
 from internvl.checkpoint.progress import ProgressHook
+from internvl.checkpoint.quantised import assembled, stored_specs
+from internvl.checkpoint.read_ahead import read_ahead
 from internvl.checkpoint.safetensors_shard import SafetensorsShard
 from internvl.checkpoint.shards import Shard, TensorEntry, find_shard_files
-from internvl.checkpoint.tensor_specs import TensorSpec, expected_tensors
+from internvl.checkpoint.tensor_specs import TensorKind, TensorSpec, expected_tensors
+from internvl.checkpoint.weight_format import Weight, WeightFormat
 from internvl.errors import CheckpointError
 from internvl.model_config import InternVLConfig
 
@@ -24,18 +29,28 @@ WEIGHT_DTYPES = ("bfloat16", "float16", "float32")
 
 _LISTED_AT_MOST = 100
 
+_CODED = LayoutDecision(Layout.HF, ("codes are held in hf orientation only",))
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What a folder holds, sound or not.
 
     Attributes:
+        files: of the weights, as they were before anything was read.
+        form: how matrices are held; codes have names of their own (`quantised.py`).
+        model: what the model consists of.
+        expected: what the files must hold.
         decision: the layout, or None when the evidence is contradictory or missing.
         problems: one sentence for each kind of problem, with the tensors concerned; empty if sound.
     """
 
     config: InternVLConfig
+    paths: tuple[Path, ...]
+    files: FileIdentity
     shards: tuple[Shard, ...]
+    form: WeightFormat
+    model: Mapping[str, TensorSpec]
     expected: Mapping[str, TensorSpec]
     entries: Mapping[str, TensorEntry]
     decision: LayoutDecision | None
@@ -45,8 +60,12 @@ class Survey:
 class Checkpoint:
     """A sound checkpoint. Whatever the files' layout, tensors leave it with Hugging Face names and shapes."""
 
-    def __init__(self, survey: Survey, decision: LayoutDecision) -> None:
+    def __init__(
+        self, survey: Survey, decision: LayoutDecision, fingerprints: FingerprintStore | None = None
+    ) -> None:
         self._survey = survey
+        self._store = fingerprints
+        self._fingerprints: dict[tuple[str, ...], str] = {}
         self.config = survey.config
         self.layout: Layout = decision.layout
         self.evidence = decision.evidence
@@ -63,7 +82,7 @@ class Checkpoint:
     def tensors(
         self, prefix: str | tuple[str, ...] = "", progress: ProgressHook | None = None
     ) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Yield (name, array) shard by shard; bfloat16 arrays have the ml_dtypes dtype.
+        """Yield (name, array) shard by shard, as stored; bfloat16 arrays have the ml_dtypes dtype.
 
         Beyond what the caller keeps, memory never holds more than one shard. From a Paddle file, a Linear
         weight is a transposed view: `array.T` is the contiguous [in, out] matrix again, without a copy.
@@ -81,18 +100,68 @@ class Checkpoint:
                 if progress is not None:
                     progress(done, total)
 
+    def load(
+        self, prefix: str | tuple[str, ...] = "", progress: ProgressHook | None = None
+    ) -> Iterator[tuple[str, Weight]]:
+        """The tensors of the model, with `Codes` for matrices that are held so.
+
+        For whoever works on each: the next one is read meanwhile, and `fingerprint` is known afterwards.
+        Memory holds up to three tensors beyond what the caller keeps.
+        """
+        tensors = read_ahead(self.tensors(prefix, progress))
+        if self.known_fingerprint(prefix) is None:
+            tensors = self._hashed(prefix, tensors)
+        return assembled(tensors, self._survey.model, self._survey.form)
+
+    def _hashed(
+        self, prefix: str | tuple[str, ...], tensors: Iterator[tuple[str, NDArray[Any]]]
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Pass all tensors under `prefix` on, and keep their fingerprint at the end."""
+        digests: dict[str, Future[bytes]] = {}
+        latest: Future[bytes] | None = None
+        with ThreadPoolExecutor(1, "fingerprint") as hasher:
+            for name, array in tensors:
+                if latest is not None:
+                    latest.result()  # or arrays that wait to be hashed would pile up
+                latest = digests[name] = hasher.submit(_digest, name, array)
+                yield name, array
+        self._keep(prefix, {name: digest.result() for name, digest in digests.items()})
+
     def fingerprint(self, prefix: str | tuple[str, ...] = "") -> str:
         """SHA-256 over names, shapes, dtypes and every byte of the tensors under `prefix`.
 
         It names the weights, not the files: both layouts and any sharding of the same weights agree.
-        Costs one read of those tensors; nothing is cached, so it can never be stale.
+        Costs one read of those tensors, unless `load` has read them or `known_fingerprint` has it.
         """
-        digests = {name: _digest(name, array) for name, array in self.tensors(prefix)}
-        return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
+        if self.known_fingerprint(prefix) is None:
+            for _ in self.load(prefix):
+                pass
+        return self._fingerprints[_parts(prefix)]
+
+    def known_fingerprint(self, prefix: str | tuple[str, ...] = "") -> str | None:
+        """The fingerprint if it takes no reading: from `load`, or from an earlier read of the same files."""
+        parts = _parts(prefix)
+        if parts not in self._fingerprints and self._store is not None:
+            found = self._store.find(self._survey.files, parts)
+            if found is not None:
+                self._fingerprints[parts] = found
+        return self._fingerprints.get(parts)
+
+    def _keep(self, prefix: str | tuple[str, ...], digests: Mapping[str, bytes]) -> None:
+        parts = _parts(prefix)
+        together = hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
+        self._fingerprints[parts] = together
+        if self._store is not None and FileIdentity.of(self._survey.paths) == self._survey.files:
+            self._store.keep(self._survey.files, parts, together)
 
 
-def open_checkpoint(folder: Path, config: InternVLConfig) -> Checkpoint:
+def open_checkpoint(
+    folder: Path, config: InternVLConfig, fingerprints: FingerprintStore | None = None
+) -> Checkpoint:
     """Check a folder's weights against `config`, reading tables only.
+
+    Args:
+        fingerprints: where those of earlier reads are kept; None hashes anew.
 
     Raises:
         CheckpointError: no weights, unreadable files, an undecidable layout, or tensors that are missing,
@@ -101,7 +170,7 @@ def open_checkpoint(folder: Path, config: InternVLConfig) -> Checkpoint:
     survey = survey_checkpoint(folder, config)
     if survey.decision is None or survey.problems:
         raise CheckpointError(". ".join(survey.problems))
-    return Checkpoint(survey, survey.decision)
+    return Checkpoint(survey, survey.decision, fingerprints)
 
 
 def survey_checkpoint(folder: Path, config: InternVLConfig) -> Survey:
@@ -111,6 +180,7 @@ def survey_checkpoint(folder: Path, config: InternVLConfig) -> Survey:
         CheckpointError: there are no readable weights to look at.
     """
     files = find_shard_files(folder)
+    identity = FileIdentity.of(files.paths)
     shards = tuple(_open_shard(path) for path in files.paths)
     problems = [*_index_problems(shards, files.weight_map), *_repeated(shards)]
     entries = {
@@ -119,14 +189,17 @@ def survey_checkpoint(folder: Path, config: InternVLConfig) -> Survey:
         for name, entry in shard.entries.items()
         if not name.endswith("rotary_emb.inv_freq")
     }
-    expected = expected_tensors(config)
+    model, form = expected_tensors(config), WeightFormat(config.weight_format or WeightFormat.FLOAT32)
+    expected = {each.name: each for spec in model.values() for each in stored_specs(spec, form)}
     try:
-        decision = decide_layout(entries, expected, shards)
+        decision = _CODED if form.levels else decide_layout(entries, expected, shards)
     except CheckpointError as error:
         decision = None
         problems.append(str(error))
     problems.extend(_tensor_problems(entries, expected, decision))
-    return Survey(config, shards, expected, entries, decision, tuple(problems))
+    return Survey(
+        config, files.paths, identity, shards, form, model, expected, entries, decision, tuple(problems)
+    )
 
 
 def _open_shard(path: Path) -> Shard:
@@ -170,9 +243,16 @@ def _tensor_problems(
         misshaped = list(_misshaped(present, expected, decision.layout))
         if misshaped:
             yield _listing("mis-shaped tensors", misshaped)
-    foreign = [f"{entry.name} ({entry.dtype})" for entry in present if entry.dtype not in WEIGHT_DTYPES]
+    codes = [entry for entry in present if expected[entry.name].kind is TensorKind.CODES]
+    weights = [entry for entry in present if expected[entry.name].kind is not TensorKind.CODES]
+    yield from _foreign(weights, WEIGHT_DTYPES)
+    yield from _foreign(codes, ("uint8",))
+
+
+def _foreign(entries: Iterable[TensorEntry], dtypes: tuple[str, ...]) -> Iterator[str]:
+    foreign = [f"{entry.name} ({entry.dtype})" for entry in entries if entry.dtype not in dtypes]
     if foreign:
-        yield _listing(f"tensors whose dtype is none of {', '.join(WEIGHT_DTYPES)}", foreign)
+        yield _listing(f"tensors whose dtype is none of {', '.join(dtypes)}", foreign)
 
 
 def _misshaped(
@@ -188,6 +268,10 @@ def _listing(what: str, items: list[str]) -> str:
     more = len(items) - _LISTED_AT_MOST
     tail = f" and {more} more" if more > 0 else ""
     return f"{len(items)} {what}: {', '.join(items[:_LISTED_AT_MOST])}{tail}"
+
+
+def _parts(prefix: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (prefix,) if isinstance(prefix, str) else tuple(sorted(prefix))
 
 
 def _digest(name: str, array: NDArray[Any]) -> bytes:

@@ -15,13 +15,18 @@ from internvl.model_config import InternVLConfig, LlmConfig, VisionConfig
 
 
 class TensorKind(Enum):
-    """What a tensor is for. Only LINEAR weights change shape between the layouts."""
+    """What a tensor is for. Only LINEAR weights change shape between the layouts.
+
+    CODES and FACTOR (a scale or low) stand for matrices where a checkpoint holds codes.
+    """
 
     LINEAR = "linear"
     CONVOLUTION = "convolution"
     EMBEDDING = "embedding"
     GAIN = "gain"
     BIAS = "bias"
+    CODES = "codes"
+    FACTOR = "factor"
 
 
 class Part(Enum):

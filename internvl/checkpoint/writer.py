@@ -61,7 +61,7 @@ def write_weights(
 
     Args:
         specs: what is to come, in the order in which `tensors` yields it: spec, and dtype on disk
-            (bfloat16, float16 or float32).
+            (bfloat16, float16, float32, or uint8 for codes).
         tensors: arrays in Hugging Face orientation; each is cast to its dtype on disk.
 
     Raises:
@@ -82,7 +82,7 @@ def write_weights(
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of bfloat16 (ml_dtypes), float16 or float32."""
+    """The numpy dtype of bfloat16 (ml_dtypes), float16, float32 or uint8."""
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
@@ -147,7 +147,7 @@ def _write_shard(
     partial.replace(path)
 
 
-_DTYPE_CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_DTYPE_CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "uint8": "U8"}
 
 
 def _write_safetensors(

@@ -1,4 +1,4 @@
-"""`internvl checkpoint inspect | convert | random`."""
+"""`internvl checkpoint inspect | convert | quantize | random`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 from internvl.checkpoint import FileFormat, Layout, WriteOptions, progress_bar, write_random_checkpoint
 from internvl.checkpoint.conversion import convert_checkpoint
 from internvl.checkpoint.inspection import Report, inspect_checkpoint
+from internvl.checkpoint.quantisation import quantise_checkpoint
 from internvl.checkpoint.reader import WEIGHT_DTYPES
 from internvl.checkpoint.series import SERIES, series_config
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.cli import Command
 from internvl.errors import ConfigError
+from internvl.model_choice import QUANTIZATIONS
 from internvl.model_config import load_raw_config
 
 
@@ -23,6 +26,9 @@ def configure(parser: ArgumentParser) -> None:
         actions.add_parser("inspect", help="say what a checkpoint holds and whether it is sound")
     )
     _configure_convert(actions.add_parser("convert", help="rewrite it in the other layout, format or dtype"))
+    _configure_quantize(
+        actions.add_parser("quantize", help="write it with its matrices as codes of 8 or 4 bits, or in bf16")
+    )
     _configure_random(actions.add_parser("random", help="write random weights of a released shape"))
 
 
@@ -31,7 +37,7 @@ def run(arguments: Namespace) -> int:
     return code
 
 
-command = Command("checkpoint", "Inspect, convert or make up a checkpoint.", configure, run)
+command = Command("checkpoint", "Inspect, convert, quantise or make up a checkpoint.", configure, run)
 
 
 def _configure_inspect(parser: ArgumentParser) -> None:
@@ -62,6 +68,25 @@ def _convert(arguments: Namespace) -> int:
             arguments.source, arguments.target, options, dtype=arguments.dtype, progress=progress
         )
     print(f"wrote {arguments.target} in {options.layout} layout")
+    return 0
+
+
+def _configure_quantize(parser: ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("target", type=Path, metavar="DST", help="a folder that is empty or does not exist")
+    form = parser.add_mutually_exclusive_group(required=True)
+    form.add_argument("--quantize", choices=QUANTIZATIONS, help="as the flag of the services")
+    form.add_argument("--dtype", choices=("bf16",), help="likewise")
+    _add_shard_option(parser)
+    parser.set_defaults(action=_quantize)
+
+
+def _quantize(arguments: Namespace) -> int:
+    form = WeightFormat(arguments.quantize or arguments.dtype)
+    options = WriteOptions(max_shard_bytes=_shard_bytes(arguments))
+    with progress_bar("quantising") as progress:
+        before, after = quantise_checkpoint(arguments.source, arguments.target, form, options, progress)
+    print(f"wrote {arguments.target} in {form.value}: {before:,} bytes before, {after:,} after")
     return 0
 
 
@@ -116,6 +141,10 @@ def _add_file_options(parser: ArgumentParser) -> None:
         default=FileFormat.SAFETENSORS,
         help="file format; pdparams needs --to paddle; default: safetensors",
     )
+    _add_shard_option(parser)
+
+
+def _add_shard_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-shard-bytes",
         type=int,
@@ -128,9 +157,14 @@ def _add_file_options(parser: ArgumentParser) -> None:
 def _write_options(arguments: Namespace, layout: Layout) -> WriteOptions:
     if arguments.format is FileFormat.PDPARAMS and layout is not Layout.PADDLE:
         raise ConfigError("--format pdparams: such files always hold the Paddle layout; add --to paddle")
-    if arguments.max_shard_bytes < 1:
-        raise ConfigError(f"--max-shard-bytes: must be at least 1, found {arguments.max_shard_bytes}")
-    return WriteOptions(layout, arguments.format, arguments.max_shard_bytes)
+    return WriteOptions(layout, arguments.format, _shard_bytes(arguments))
+
+
+def _shard_bytes(arguments: Namespace) -> int:
+    limit: int = arguments.max_shard_bytes
+    if limit < 1:
+        raise ConfigError(f"--max-shard-bytes: must be at least 1, found {limit}")
+    return limit
 
 
 def _rendered(report: Report) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from internvl.checkpoint.weight_format import Codes, flat_shape
 from internvl.errors import ConfigError
 from internvl.telemetry import get_logger
 from kernels.native.build import BuildError, build, library_path
@@ -21,6 +22,7 @@ with quiet_import():
 _VARIABLE = "INTERNVL_NATIVE"
 _MODES = ("auto", "build", "off")
 _PACK_ARGUMENTS = (ctypes.c_void_p, ctypes.c_bool, *4 * (ctypes.c_int64,), ctypes.c_void_p)
+_PACK_CODES_ARGUMENTS = (2 * (ctypes.c_void_p,)) + (4 * (ctypes.c_int64,)) + (ctypes.c_void_p,)
 
 
 class Library:
@@ -38,6 +40,7 @@ class Library:
         self._handle.internvl_read_all.argtypes = (ctypes.c_void_p, ctypes.c_int64)
         self._handle.internvl_multiply_adds.argtypes = (ctypes.c_int64, ctypes.c_int64)
         self._handle.internvl_multiply_adds.restype = ctypes.c_int64
+        self._handle.internvl_pack_codes.argtypes = _PACK_CODES_ARGUMENTS
 
     def call(self, operator: str, *arguments: Any) -> paddle.Tensor:
         """The one output of an operator: tensors, then attributes, in the order the C++ file gives."""
@@ -57,6 +60,15 @@ class Library:
     def multiply_adds(self, packing: int, rounds: int) -> int:
         """Do the multiply-adds of a packing between registers alone; how many. For benchmarks."""
         return int(self._handle.internvl_multiply_adds(packing, rounds))
+
+    def pack_codes(self, codes: Codes, group: int, packing: int, to: np.ndarray) -> None:
+        """The same for codes that were chosen before."""
+        outputs, inputs = flat_shape(codes.shape)
+        scales, lows = (each.view(np.uint16).astype(np.uint32) for each in (codes.scales, codes.lows))
+        factors, numbers = scales << 16 | lows, np.ascontiguousarray(codes.codes)
+        self._handle.internvl_pack_codes(
+            numbers.ctypes.data, factors.ctypes.data, outputs, inputs, group, packing, to.ctypes.data
+        )
 
     @property
     def level(self) -> str:

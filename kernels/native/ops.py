@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from internvl.checkpoint.weight_format import Weight, WeightFormat
 from kernels.host import shared
 from kernels.native.library import Library
-from kernels.native.packed import PackedMatrix, RowTable, pack, table
+from kernels.native.packed import PackedBytes, PackedMatrix, RowTable, pack, table
 from kernels.native.pool import NativePool, serves
-from kernels.ops import Linear, Matrix, Norm, Tensor
+from kernels.ops import Linear, Matrix, MatrixBytes, Norm, Tensor
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device
-from kernels.weight_format import WeightFormat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,11 @@ class NativeOps(PaddleOps):
         self._packs = device.weights is not WeightFormat.FLOAT32
         self._no_bias = self.tensor(np.empty(0))
 
-    def pack(self, weight: np.ndarray) -> Matrix:
+    @property
+    def matrix_bytes(self) -> MatrixBytes | None:
+        return PackedBytes(self.device.weights, self._library.level) if self._packs else None
+
+    def pack(self, weight: Weight) -> Matrix:
         return pack(weight, self.device.weights, self._library) if self._packs else super().pack(weight)
 
     def pack_table(self, weight: np.ndarray, linear: bool) -> Matrix:

@@ -17,6 +17,7 @@ from kernels.host import on_device
 from kernels.ops import Linear, Ops, Tensor
 from kernels.paged import KvDtype, KvPool, KvShape
 from kernels.runtime import CPU, Device
+from kernels.weight_cache import CachedPart
 from kernels.weights import Weights, WeightStream, load_weights, specs_of
 from llm_service.model.batch import Chunk, check_chunks, padded, page
 from llm_service.model.decoder import Context, Decoder
@@ -50,6 +51,7 @@ class ModelRunner:
         config: InternVLConfig,
         device: Device = CPU,
         batch_invariant: bool = False,
+        cache: CachedPart | None = None,
     ) -> ModelRunner:
         """Build the decoder from the `language_model.` tensors of a checkpoint.
 
@@ -59,6 +61,7 @@ class ModelRunner:
             batch_invariant: compute each token in the same steps whatever is computed with it, wherever its
                 prompt is cut and whichever blocks hold it, so that its logits are equal to the last bit.
                 Slower.
+            cache: see `load_weights`.
 
         Raises:
             CheckpointError: missing, surplus or mis-shaped tensors, all of them listed.
@@ -66,7 +69,7 @@ class ModelRunner:
         """
         _check_config(config.llm)
         ops = open_ops(device, batch_invariant)
-        runner = cls(_packed(weights, config, ops), config, ops)
+        runner = cls(_packed(weights, config, ops, cache), config, ops)
         if batch_invariant:
             runner._find_tile()
         return runner
@@ -177,10 +180,9 @@ class ModelRunner:
         )
 
 
-def _packed(weights: WeightStream, config: InternVLConfig, ops: Ops) -> Weights:
-    return load_weights(
-        weights, specs_of(config, Part.DECODER), ops, tied_table=config.llm.tie_word_embeddings
-    )
+def _packed(weights: WeightStream, config: InternVLConfig, ops: Ops, cache: CachedPart | None) -> Weights:
+    specs = specs_of(config, Part.DECODER)
+    return load_weights(weights, specs, ops, tied_table=config.llm.tie_word_embeddings, cache=cache)
 
 
 def _bounded(embeddings: np.ndarray) -> NDArray[np.float32]:

@@ -88,7 +88,7 @@ def test_help_separates_what_cannot_be_used_here(capsys: pytest.CaptureFixture[s
         main([], registry)
     assert left.value.code == 0
     available, unavailable = capsys.readouterr().out.split("not available here:")
-    assert "checkpoint   Inspect, convert or make up a checkpoint." in available
+    assert "checkpoint   Inspect, convert, quantise or make up a checkpoint." in available
     assert "up           needs the extra `all`: pip install 'internvl-serve[all]'" in unavailable
 
 

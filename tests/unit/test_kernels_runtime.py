@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from internvl.checkpoint.weight_format import WeightFormat
 from internvl.errors import ConfigError
 from kernels.runtime import CPU, Device, open_device
-from kernels.weight_format import WeightFormat
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
 

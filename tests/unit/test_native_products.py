@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from internvl.checkpoint.weight_format import WeightFormat, stored
 from kernels.native.library import Library
 from kernels.native.ops import NativeOps
 from kernels.ops import Linear, Norm
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
-from kernels.weight_format import WeightFormat, stored
 
 FORMATS = [form for form in WeightFormat if form is not WeightFormat.FLOAT32]
 

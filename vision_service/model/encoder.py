@@ -10,6 +10,7 @@ from internvl.model_config import InternVLConfig
 from kernels.dispatch import open_ops
 from kernels.ops import Ops
 from kernels.runtime import CPU, Device
+from kernels.weight_cache import CachedPart
 from kernels.weights import Specs, WeightStream, load_weights, specs_of
 from vision_service.model.projector import Projector, pixel_shuffle, shuffle_factor
 from vision_service.model.tower import VisionTower, selected_depth
@@ -26,12 +27,19 @@ class VisionEncoder:
         self._factor = shuffle_factor(config)
 
     @classmethod
-    def load(cls, weights: WeightStream, config: InternVLConfig, device: Device = CPU) -> VisionEncoder:
+    def load(
+        cls,
+        weights: WeightStream,
+        config: InternVLConfig,
+        device: Device = CPU,
+        cache: CachedPart | None = None,
+    ) -> VisionEncoder:
         """Build the encoder from the `vision_model.` and `mlp1.` tensors of a checkpoint.
 
         Args:
             weights: those tensors, once each, in any order, Hugging Face names and orientation.
             device: from `kernels.runtime.open_device`.
+            cache: see `load_weights`.
 
         Raises:
             CheckpointError: missing, surplus or mis-shaped tensors, all of them listed.
@@ -39,7 +47,8 @@ class VisionEncoder:
         """
         ops = open_ops(device)
         specs = specs_of(config, Part.VISION, Part.PROJECTOR)
-        packed = load_weights(weights, specs, ops, unused=_beyond(specs, selected_depth(config)))
+        unused = _beyond(specs, selected_depth(config))
+        packed = load_weights(weights, specs, ops, unused, cache=cache)
         return cls(VisionTower(packed, config, ops), Projector(packed, ops), config, ops)
 
     @property
