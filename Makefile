@@ -31,6 +31,10 @@ eval-nano: .venv/kernels.stamp ## measure the embedded model through the service
 bench-%: .venv/kernels.stamp ## run one measurement, `make bench-NAME`; JSON=FILE keeps the result
 	$(BIN)/python -m benchmarks.$(subst -,_,$*) $(if $(JSON),--json $(JSON))
 
+bench-start: .venv/kernels.stamp ## start-up of the 4B model; CHECKPOINT=DIR, QUANTIZE=w4, JSON=FILE
+	$(BIN)/python -m benchmarks.start $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
+	    $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(JSON),--json $(JSON))
+
 # -- prove -------------------------------------------------------------------------------------------------------
 
 # First on Paddle's own operators, whatever is built here; then what computes once more on the native ones.
@@ -44,7 +48,8 @@ WORKERS ?= 2
 # These start and kill whole stacks of processes: nothing else beside them.
 ALONE := tests/e2e tests/faults
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
-COMPUTING := tests/parity tests/unit/test_engine_model.py tests/unit/test_batch_invariance.py tests/equality
+COMPUTING := tests/parity tests/unit/test_engine_model.py tests/unit/test_batch_invariance.py \
+             tests/unit/test_quantised_checkpoint.py tests/equality
 
 test-full-width: .venv/test.stamp ## parity at the full width of the 4B model (slow, below 6 GB of memory)
 	$(BIN)/python -m pytest -m slow tests/parity
