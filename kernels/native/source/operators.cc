@@ -19,6 +19,12 @@ using Tensors = std::vector<Tensor>;
 // Multiply-adds that a power of two costs, about.
 constexpr int64_t kWorkOfPower = 16;
 
+// What one of attention costs, in those of a product: a key is read for a single one, two bytes of it or more.
+constexpr int64_t kWorkOfKey = 4;
+
+// Pieces of a prompt's heads for each thread.
+constexpr int64_t kPiecesOfPrompt = 8;
+
 // Tokens that all rows of the step see together.
 int64_t tokens_seen(const PagedAttention& work, int64_t sequences) {
   int64_t seen = 0;
@@ -52,8 +58,10 @@ Tensors paged_attention(const Tensor& qkv, const Tensor& pool, const Tensor& sta
   work.block_size = static_cast<int>(block_size);
   work.stored = static_cast<Stored>(stored);
 
-  const int threads = threads_for(2 * width * tokens_seen(work, sequences));
-  const int64_t at_once = (kv_heads + threads - 1) / threads, parts = (kv_heads + at_once - 1) / at_once;
+  const int threads = threads_for(2 * width * tokens_seen(work, sequences) * kWorkOfKey);
+  // New tokens alone are read in long runs, a thread's heads in one; those of prompts balance the threads.
+  const int64_t pieces = rows == sequences ? threads : threads * kPiecesOfPrompt;
+  const int64_t at_once = (kv_heads + pieces - 1) / pieces, parts = (kv_heads + at_once - 1) / at_once;
   const auto attend = kernels().paged_attention;
   for_each_piece(sequences * parts, threads, [&](int64_t piece) {
     const int64_t head = piece % parts * at_once;
