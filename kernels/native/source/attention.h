@@ -5,10 +5,9 @@
 // computed alone, in a chunk or in another batch comes out bit for bit the same. Blocks of any multiple of 8 make the
 // same groups; those of another size cut them where they end.
 //
-// Decode reads each stored key and value once and is bound by memory: at 32 heads of 96 and 2,048 tokens, one Zen 4
-// core reads 25 GB/s of float32 (22 for 8 sequences, blocks in random order), of the 24 it reads in a plain loop, and
-// 22 GB/s of bfloat16. int8 is bound by its unpacking and takes 1.5 times as long as bfloat16. Prefill takes 16
-// queries to each group while it is in the first-level cache and is bound by the multiply-adds: 57 GFLOP/s of 118.
+// Decode reads each stored key and value once and is bound by memory; int8 is bound by its unpacking and takes 1.5 times
+// as long as bfloat16. A prompt takes 18 queries to each group while it is in the first-level cache and is bound by
+// multiply-adds. docs/kernels.md says how near they come.
 // Included inside a level's namespace.
 
 // Queries that share one pass over the keys: with a group of keys and values they fill the first-level cache.

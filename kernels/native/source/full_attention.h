@@ -1,7 +1,7 @@
 // Full attention of one head of one tile: every token sees all others.
 //
 // Keys and values are laid out as the groups of softmax.h want them, once, and then met by 18 queries at a time. It is
-// bound by the multiply-adds; docs/performance-kernels.md says how near it comes.
+// bound by the multiply-adds; docs/kernels.md says how near it comes.
 // Included inside a level's namespace.
 
 inline int64_t groups_of(int64_t tokens) { return (tokens + kLanes - 1) / kLanes; }

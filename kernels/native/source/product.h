@@ -4,7 +4,7 @@
 // before. So weights come from memory once for all rows, and every row is computed in the same steps alone or among
 // others: results never depend on the batch, to the last bit.
 //
-// One row is bound by memory, and many by multiply-adds; docs/performance.md has the measurements.
+// One row is bound by memory, and many by multiply-adds; docs/kernels.md has the measurements.
 // Included inside a level's namespace.
 
 constexpr int kMostRows = 6;
