@@ -89,9 +89,11 @@ def prepare(threads: int | None = None, config: InternVLConfig | None = None) ->
         os.environ[name] = count
     # MKL may otherwise use fewer threads than it was given; measured 1 of 2.
     os.environ["MKL_DYNAMIC"] = "FALSE"
-    # Idle threads sleep at once instead of spinning for 200 ms: the tiers share cores, and who spins waiting
-    # for a preempted thread only keeps it waiting. 13 small tiles on two busy cores: 1,400 -> 470 ms.
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    # Idle threads spin for 1 ms, not 200: tiers share cores, and who spins for a preempted thread only keeps
+    # it waiting (13 small tiles on two busy cores: 1,400 ms with 200, 470 with 0). Not 0: a token of the
+    # released size is 200 operators in a row, and waking a thread for each costs a fifth of it (six layers in
+    # w4: 24 to 31 ms with 0, 20 to 24 with 1).
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
     if _is_amd():
         # The MKL in Paddle's wheel takes a generic SSE path on AMD unless told to trust AVX2:
         # 38 -> 191 GFLOP/s for a float32 product of 256 x 3072 x 9216 on two Zen 4 cores.

@@ -130,8 +130,6 @@ def _thread(work: Callable[[], None]) -> threading.Thread:
 def _environment() -> dict[str, str]:
     """This process's environment, so that services import and read what it would."""
     return {
-        # OpenMP threads spin for 0.2 s after a parallel region; on shared cores the other tier needs that.
-        "KMP_BLOCKTIME": "0",
         "PYTHONUNBUFFERED": "1",
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -59,8 +59,9 @@ Tensors paged_attention(const Tensor& qkv, const Tensor& pool, const Tensor& sta
   work.stored = static_cast<Stored>(stored);
 
   const int threads = threads_for(2 * width * tokens_seen(work, sequences) * kWorkOfKey);
-  // New tokens alone are read in long runs, a thread's heads in one; those of prompts balance the threads.
-  const int64_t pieces = rows == sequences ? threads : threads * kPiecesOfPrompt;
+  // New tokens alone are read in long runs, a thread's heads in one; those of prompts balance the threads, if there
+  // are several: 2,000 tokens read head by head took one thread twice as long.
+  const int64_t pieces = rows == sequences || threads == 1 ? threads : threads * kPiecesOfPrompt;
   const int64_t at_once = (kv_heads + pieces - 1) / pieces, parts = (kv_heads + at_once - 1) / at_once;
   const auto attend = kernels().paged_attention;
   for_each_piece(sequences * parts, threads, [&](int64_t piece) {
