@@ -92,12 +92,13 @@ async def core(config: Config) -> AsyncIterator[Core]:
     """
     access = Access(config.access)
     async with (
-        open_replicas(vision_backend.PEER, config.vision, VisionCalls, config.routing) as vision,
-        open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
+        # Stores first: one that cannot be opened ends the start before anybody is called.
         open_store(config.store, config.kept.most) as store,
         open_media_store(
             config.media, store.media, adopt_for=None if access.required else ANYBODY.tenant
         ) as media,
+        open_replicas(vision_backend.PEER, config.vision, VisionCalls, config.routing) as vision,
+        open_replicas(llm_backend.PEER, config.llm, LlmCalls, config.routing) as llm,
         sweeping(store.conversations.sweep, media.sweep),
         turn_keeper(store) as keeper,
         open_turns(config.turns) as turns,

@@ -116,7 +116,7 @@ class HeldModel(LoadedModel):
 
 def held_model(folder: Path) -> HeldModel:
     model = open_model(ModelChoice(folder))
-    return HeldModel(model.name, model.config, model.identity, model._checkpoint)
+    return HeldModel(model.config, model._choice, model._checkpoint)
 
 
 @asynccontextmanager
