@@ -5,8 +5,8 @@ python stand_in_service.py NAME PORT [late|stubborn|fails|chatty]
 
 import signal
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,8 +18,10 @@ def main(name: str, port: int, manner: str = "good") -> int:
     if manner == "fails":
         print(f"{name}: no model here", flush=True)
         return 3
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: manner == "stubborn" or stop.set())
+    # Not an Event: each thread of a launcher that dies sends SIGTERM, and Event.set would wait for itself
+    # when a second one interrupts it.
+    stop = SimpleQueue[None]()
+    signal.signal(signal.SIGTERM, lambda number, frame: manner == "stubborn" or stop.put(None))
     if manner == "chatty":
         _say_much(name)
     if manner != "late":
@@ -30,7 +32,7 @@ def main(name: str, port: int, manner: str = "good") -> int:
         server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()
         print(f"{name}: serving", flush=True)
-    stop.wait()
+    stop.get()
     if manner == "chatty":
         _say_much(name)
     return 0
