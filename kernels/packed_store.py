@@ -13,11 +13,6 @@ from kernels.packed_file import Blob
 from kernels.weight_cache import CachedPart
 
 
-def is_matrix(spec: TensorSpec) -> bool:
-    """Applied as a matrix: Linear weights and the patch convolution (its stride is its kernel)."""
-    return spec.kind in (TensorKind.LINEAR, TensorKind.CONVOLUTION)
-
-
 def is_table(spec: TensorSpec) -> bool:
     """Read row by row: the token table."""
     return spec.kind is TensorKind.EMBEDDING and len(spec.shape) == 2
@@ -68,7 +63,7 @@ def packed_store(cache: CachedPart, specs: Sequence[TensorSpec], ops: Ops) -> Pa
 
 
 def _is_packed(spec: TensorSpec) -> bool:
-    return is_matrix(spec) or is_table(spec)
+    return spec.is_matrix or is_table(spec)
 
 
 def _flat(spec: TensorSpec) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from internvl.checkpoint.weight_format import Codes, Weight
 from internvl.errors import CheckpointError
 from internvl.model_config import InternVLConfig
 from kernels.ops import Linear, Matrix, Norm, Ops, Tensor
-from kernels.packed_store import is_matrix, is_table, packed_store
+from kernels.packed_store import is_table, packed_store
 from kernels.runtime import give_back_memory
 from kernels.weight_cache import CachedPart
 
@@ -99,7 +99,7 @@ def _packed(
             problems.append(problem)
         if problems or name in unused:
             continue
-        if isinstance(array, Codes) or is_matrix(specs[name]):
+        if isinstance(array, Codes) or specs[name].is_matrix:
             matrices[name] = ops.pack(array)
         elif is_table(specs[name]):
             matrices[name] = ops.pack_table(array, linear=tied_table)

@@ -24,8 +24,6 @@ from internvl.checkpoint.weight_format import WeightFormat, quantised
 from internvl.checkpoint.writer import TypedSpec, WriteOptions, write_weights
 from internvl.model_config import WEIGHT_FORMAT_VERSION, load_raw_config, read_model_config
 
-_MATRICES = (TensorKind.LINEAR, TensorKind.CONVOLUTION)
-
 
 def quantise_checkpoint(
     source: Path,
@@ -72,17 +70,17 @@ def _bytes(checkpoint: Checkpoint) -> int:
 
 def _specs(checkpoint: Checkpoint, form: WeightFormat) -> Iterator[TypedSpec]:
     for spec, entry in zip(checkpoint.specs(), checkpoint.entries(), strict=True):
-        short = form is WeightFormat.BFLOAT16 and spec.kind in _MATRICES
+        short = form is WeightFormat.BFLOAT16 and spec.is_matrix
         for stored in stored_specs(spec, form):
             codes, factor = stored.kind is TensorKind.CODES, stored.kind is TensorKind.FACTOR
             yield stored, "uint8" if codes else "bfloat16" if factor or short else entry.dtype
 
 
 def _tensors(checkpoint: Checkpoint, form: WeightFormat) -> Iterator[tuple[str, NDArray[Any]]]:
-    kinds = {spec.name: spec.kind for spec in checkpoint.specs()}
+    matrices = {spec.name for spec in checkpoint.specs() if spec.is_matrix}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "quantise") as executor:
         for name, array in read_ahead(checkpoint.tensors()):
-            if kinds[name] not in _MATRICES:
+            if name not in matrices:
                 yield name, array
             elif form.levels is None:
                 yield name, array.astype(ml_dtypes.bfloat16)

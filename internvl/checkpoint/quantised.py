@@ -23,7 +23,7 @@ _CODES, _SCALES, _LOWS = ".codes", ".scales", ".lows"
 
 def is_coded(spec: TensorSpec, form: WeightFormat) -> bool:
     """Whether a checkpoint of this format holds codes of this tensor."""
-    return form.levels is not None and spec.kind in (TensorKind.LINEAR, TensorKind.CONVOLUTION)
+    return form.levels is not None and spec.is_matrix
 
 
 def stored_specs(spec: TensorSpec, form: WeightFormat) -> tuple[TensorSpec, ...]:

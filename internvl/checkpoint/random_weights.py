@@ -45,6 +45,6 @@ def _deviation(spec: TensorSpec) -> float:
 
     Gains and biases vary too: with all ones and zeros a test could not see that one is left out.
     """
-    if spec.kind in (TensorKind.LINEAR, TensorKind.CONVOLUTION):
+    if spec.is_matrix:
         return 1 / math.sqrt(spec.parameters / spec.shape[0])
     return 0.02

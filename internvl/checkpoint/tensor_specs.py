@@ -50,6 +50,11 @@ class TensorSpec:
         return math.prod(self.shape)
 
     @property
+    def is_matrix(self) -> bool:
+        """Applied as a matrix: Linear weights and the patch convolution (its stride is its kernel)."""
+        return self.kind in (TensorKind.LINEAR, TensorKind.CONVOLUTION)
+
+    @property
     def part(self) -> Part:
         return next(part for part in Part if self.name.startswith(part.value))
 
