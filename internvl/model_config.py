@@ -173,7 +173,7 @@ def parse_model_config(raw: Mapping[str, Any]) -> InternVLConfig:
 
 
 WEIGHT_FORMATS = ("bf16", "int8", "w8", "w4")
-WEIGHT_FORMAT_VERSION = 1
+WEIGHT_FORMAT_VERSION = 2
 
 
 def _weight_format(keys: ConfigKeys) -> str | None:

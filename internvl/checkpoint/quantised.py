@@ -4,7 +4,7 @@
     NAME.scales   BF16  [out, groups]
     NAME.lows     BF16  [out, groups]
 
-Every weight is low + scale * code. config.json says so: `"weight_format": {"name": "w4", "version": 1}`. All
+Every weight is low + scale * code. config.json says so: `"weight_format": {"name": "w4", "version": 2}`. All
 other tensors are as they always are, and Linear weights are [out, in].
 """
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from internvl.checkpoint.tensor_specs import TensorKind, TensorSpec
 from internvl.checkpoint.weight_format import Codes, Weight, WeightFormat, flat_shape
+from internvl.errors import CheckpointError
 
 _CODES, _SCALES, _LOWS = ".codes", ".scales", ".lows"
 
@@ -51,7 +52,11 @@ def stored_parts(name: str, codes: Codes) -> Iterator[tuple[str, NDArray[Any]]]:
 def assembled(
     tensors: Iterable[tuple[str, NDArray[Any]]], specs: Mapping[str, TensorSpec], form: WeightFormat
 ) -> Iterator[tuple[str, Weight]]:
-    """Put stored tensors together, whatever their order, as the tensors of the model that `specs` names."""
+    """Put stored tensors together, whatever their order, as the tensors of the model that `specs` names.
+
+    Raises:
+        CheckpointError: a code beyond the format's levels, which a product would get wrong without a word.
+    """
     parts: dict[str, dict[str, NDArray[Any]]] = {}
     for stored, array in tensors:
         name, _, part = stored.rpartition(".")
@@ -61,5 +66,17 @@ def assembled(
         held = parts.setdefault(name, {})
         held[part] = array
         if len(held) == len((_CODES, _SCALES, _LOWS)):
-            yield name, Codes(form, specs[name].shape, held["codes"], held["scales"], held["lows"])
+            yield (
+                name,
+                _checked(name, Codes(form, specs[name].shape, held["codes"], held["scales"], held["lows"])),
+            )
             del parts[name]
+
+
+def _checked(name: str, codes: Codes) -> Codes:
+    levels = codes.form.levels
+    if codes.form is not WeightFormat.W4 and levels is not None and codes.codes.max(initial=0) > levels:
+        raise CheckpointError(
+            f"{name}{_CODES}: a code of {codes.codes.max()}, where {levels} is the greatest"
+        )
+    return codes

@@ -31,16 +31,21 @@ class WeightFormat(Enum):
     FLOAT32 = "fp32"
     BFLOAT16 = "bf16"
     INT8 = "int8"
-    """One code of 8 bits; up to 1,024 inputs of an output share a scale: the fastest with many tokens."""
+    """A code of 0 to 129 in a byte; up to 1,024 inputs of an output share a scale."""
     W8 = "w8"
-    """8 bits in groups of 128 inputs."""
+    """The same codes in groups of 128 inputs; of 32 in small matrices."""
     W4 = "w4"
-    """4 bits in groups of 128 inputs; of 32 in small matrices."""
+    """Codes of 4 bits in the same groups."""
 
     @property
     def levels(self) -> int | None:
-        """Codes are 0 to this; None where numbers are kept."""
-        return {WeightFormat.INT8: 255, WeightFormat.W8: 255, WeightFormat.W4: 15}.get(self)
+        """Codes are 0 to this; None where numbers are kept.
+
+        Of a byte just over half is used. Two codes of up to 129 times inputs of up to 127 can be added in 16
+        bits, so that processors without VNNI multiply 32 numbers at a time, not 16 (onnxruntime and FBGEMM
+        reduce the range for the same reason).
+        """
+        return {WeightFormat.INT8: 129, WeightFormat.W8: 129, WeightFormat.W4: 15}.get(self)
 
     def group(self, inputs: int) -> int:
         """Inputs of a group in a matrix with so many of them, a multiple of 32."""

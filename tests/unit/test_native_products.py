@@ -70,10 +70,15 @@ def test_a_row_never_depends_on_its_batch(levelled: Library, form: WeightFormat)
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_levels_agree(library: Library, form: WeightFormat) -> None:
-    """Numbers that fit every format exactly give exact products, at the best level as without any."""
+    """Numbers that fit every format exactly give exact products, at the best level as without any.
+
+    The first two outputs and rows give the greatest sums that there are: whatever adds some in 16 bits must hold them.
+    """
     random = np.random.default_rng(0)
     weight = random.integers(0, 2, (65, 256)).astype(np.float32) * (form.levels or 15)
+    weight[:2, 32:] = weight.max()
     x = random.integers(-127, 128, (3, 256)).astype(np.float32)
+    x[:2] = [[127], [-127]]
     x[:, ::32] = 127
     best = library.level
     outputs = []
@@ -105,7 +110,13 @@ def test_constant_and_zero_weights_and_rows(levelled: Library, form: WeightForma
 
 
 @pytest.mark.parametrize(
-    ("form", "limit"), [(WeightFormat.BFLOAT16, 0.004), (WeightFormat.W8, 0.008), (WeightFormat.W4, 0.12)]
+    ("form", "limit"),
+    [
+        (WeightFormat.BFLOAT16, 0.004),
+        (WeightFormat.INT8, 0.018),
+        (WeightFormat.W8, 0.014),
+        (WeightFormat.W4, 0.12),
+    ],
 )
 def test_what_a_format_keeps(form: WeightFormat, limit: float) -> None:
     """Relative error of the weights, root mean square; twice of what normal numbers would have."""

@@ -16,7 +16,7 @@ from internvl.checkpoint.weight_format import WeightFormat, quantised, stored
 from internvl.cli.checkpoint import command
 from internvl.cli.main import main
 from internvl.cli.registry import GROUP, Registry
-from internvl.errors import ConfigError
+from internvl.errors import CheckpointError, ConfigError
 from internvl.model_choice import ModelChoice
 from internvl.model_config import read_model_config
 from kernels.native.library import Library
@@ -150,11 +150,23 @@ def test_inspect_finds_it_sound_and_what_is_wrong_with_it(
     assert f"whose dtype is none of uint8: {name}.codes (float32)" in said
 
 
+def test_codes_beyond_the_levels_are_refused(tmp_path: Path) -> None:
+    """Products would overflow without a word."""
+    target = quantise(write_tiny_model(tmp_path / "source"), tmp_path / "target", WeightFormat.INT8)
+    weights = load_file(target / "model.safetensors")
+    name = "language_model.model.layers.1.mlp.down_proj.weight.codes"
+    weights[name][3, 0, 1] = 130
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    checkpoint = open_checkpoint(target, read_model_config(target))
+    with pytest.raises(CheckpointError, match=f"{name}: a code of 130, where 129 is the greatest"):
+        list(checkpoint.load("language_model."))
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        ({"name": "w4", "version": 2}, r"weight_format\.version: 2 is not known here, only 1"),
-        ({"name": "w3", "version": 1}, r"weight_format\.name: 'w3' is not one of"),
+        ({"name": "w4", "version": 1}, r"weight_format\.version: 1 is not known here, only 2"),
+        ({"name": "w3", "version": 2}, r"weight_format\.name: 'w3' is not one of"),
         ({"name": "w4"}, r"weight_format\.version: missing"),
         ("w4", r"weight_format: expected dict"),
     ],

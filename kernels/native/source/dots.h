@@ -1,7 +1,7 @@
 // The inner step of a packed product: one line of weights (see packed.h) against the inputs of some rows.
 //
 // What the rows hold is up to the level: bfloat16 or int8 where the processor multiplies pairs or fours of them in
-// one step (AVX-512 with BF16 and VNNI), float32 or int16 elsewhere. Included inside a level's namespace.
+// one step (AVX-512 with BF16 and VNNI), float32 or int8 elsewhere. Included inside a level's namespace.
 
 // Intrinsics by the width of the level's registers.
 #if INTERNVL_WIDTH == 16
@@ -34,19 +34,31 @@ INTERNVL_INLINE IntPart settled(IntPart sum) {
   return sum;
 }
 
-// sum + (four unsigned bytes of each word of weights) . (four numbers of a row).
-#ifdef INTERNVL_DOTS
+#ifdef INTERNVL_INTEGER
+// Sums of two products each, in 16 bits: unsigned bytes of weights, bytes of a row.
+INTERNVL_INLINE Integers products_of(IntPart bytes, const char* row) {
+  return INTERNVL_INTEGER(maddubs_epi16)(reinterpret_cast<Integers>(bytes), INTERNVL_INTEGER(set1_epi32)(word_at(row)));
+}
+
+INTERNVL_INLINE IntPart pairs_added(Integers halves) {
+  return reinterpret_cast<IntPart>(INTERNVL_INTEGER(madd_epi16)(halves, INTERNVL_INTEGER(set1_epi16)(1)));
+}
+#endif
+
+// sum + (four unsigned bytes of each word of weights) . (four numbers of a row). Where the processor adds two products
+// in 16 bits first, they must fit: codes up to 129 times numbers up to 127 do.
 INTERNVL_INLINE IntPart add_fours(IntPart sum, IntPart bytes, const char* row) {
+#ifdef INTERNVL_DOTS
   return reinterpret_cast<IntPart>(_mm512_dpbusd_epi32(reinterpret_cast<Integers>(sum),
                                                        reinterpret_cast<Integers>(bytes),
                                                        _mm512_set1_epi32(word_at(row))));
-}
 #elif defined(INTERNVL_INTEGER)
-INTERNVL_INLINE IntPart add_pairs(IntPart sum, IntPart halves, const char* row) {
-  return settled(sum + reinterpret_cast<IntPart>(INTERNVL_INTEGER(madd_epi16)(
-                           reinterpret_cast<Integers>(halves), INTERNVL_INTEGER(set1_epi32)(word_at(row)))));
-}
+  return settled(sum + pairs_added(products_of(bytes, row)));
+#else
+  for (int i = 0; i < 4; ++i) sum += (bytes >> 8 * i & 0xff) * static_cast<int8_t>(row[i]);
+  return sum;
 #endif
+}
 
 // The same place, of which the compiler does not know that: it reads there anew instead of keeping what it read, for
 // which six rows leave no register.
@@ -105,11 +117,7 @@ struct Bfloat16 {
 struct Unsigned8 {
   static constexpr bool kScaled = true;
   static constexpr int kInputs = 4;
-#ifdef INTERNVL_DOTS
   static constexpr int kRowBytes = 4;
-#else
-  static constexpr int kRowBytes = 8;
-#endif
 
   template <int kRows, int kVecs>
   struct Sums {
@@ -122,41 +130,15 @@ struct Unsigned8 {
 
     INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) {
-#ifdef INTERNVL_DOTS
-        const IntVec words = load_words(line + v * 64);
+      for (int v = 0; v < kVecs; ++v)
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) {  // a part at a time: six rows leave registers for no more
+          rows = again(rows);
+          const IntPart bytes = load_words(again(line) + v * 64).part[p];
 #pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) of[r][v].part[0] = add_fours(of[r][v].part[0], words.part[0], rows + r * stride);
-#elif defined(INTERNVL_INTEGER)
-        rows = again(rows);
-        add_inputs(v, load_words(line + v * 64) & 0x00ff00ff, rows, stride);
-        IntVec odd = load_words(again(line) + v * 64);
-#pragma GCC unroll 2
-        for (int p = 0; p < kParts; ++p)
-          odd.part[p] = reinterpret_cast<IntPart>(
-              INTERNVL_INTEGER(srli_epi16)(reinterpret_cast<Integers>(odd.part[p]), 8));
-        add_inputs(v, odd, rows + 4, stride);
-#else
-        const IntVec words = load_words(line + v * 64);
-        for (int p = 0; p < kParts; ++p)
-          for (int r = 0; r < kRows; ++r)
-            for (int i = 0; i < 4; ++i) {  // the row holds inputs 0, 2, 1, 3
-              int16_t number;
-              __builtin_memcpy(&number, rows + r * stride + (i % 2 * 2 + i / 2) * 2, sizeof(number));
-              of[r][v].part[p] += (words.part[p] >> 8 * i & 0xff) * number;
-            }
-#endif
-      }
+          for (int r = 0; r < kRows; ++r) of[r][v].part[p] = add_fours(of[r][v].part[p], bytes, rows + r * stride);
+        }
     }
-
-#if defined(INTERNVL_INTEGER) && !defined(INTERNVL_DOTS)
-    INTERNVL_INLINE void add_inputs(int v, IntVec halves, const char* rows, int64_t stride) {
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 2
-        for (int p = 0; p < kParts; ++p) of[r][v].part[p] = add_pairs(of[r][v].part[p], halves.part[p], rows + r * stride);
-    }
-#endif
 
     INTERNVL_INLINE void settle() {}
     INTERNVL_INLINE Vec total(int r, int v) const { return to_float(of[r][v]); }
@@ -195,15 +177,11 @@ struct Unsigned4 {
     }
 
     INTERNVL_INLINE void add_bytes(int r, int v, int p, IntPart bytes, const char* row) {
-#ifdef INTERNVL_DOTS
-      of[r][v].part[p] = add_fours(of[r][v].part[p], bytes, row);
-#elif defined(INTERNVL_INTEGER)
-      const Integers products = INTERNVL_INTEGER(maddubs_epi16)(reinterpret_cast<Integers>(bytes),
-                                                                INTERNVL_INTEGER(set1_epi32)(word_at(row)));
-      small[r][v].part[p] = settled(reinterpret_cast<IntPart>(
-          INTERNVL_INTEGER(add_epi16)(reinterpret_cast<Integers>(small[r][v].part[p]), products)));
+#if defined(INTERNVL_INTEGER) && !defined(INTERNVL_DOTS)
+      small[r][v].part[p] = settled(reinterpret_cast<IntPart>(INTERNVL_INTEGER(add_epi16)(
+          reinterpret_cast<Integers>(small[r][v].part[p]), products_of(bytes, row))));
 #else
-      for (int i = 0; i < 4; ++i) of[r][v].part[p] += (bytes >> 8 * i & 0xff) * static_cast<int8_t>(row[i]);
+      of[r][v].part[p] = add_fours(of[r][v].part[p], bytes, row);
 #endif
     }
 
@@ -216,8 +194,7 @@ struct Unsigned4 {
         for (int v = 0; v < kVecs; ++v)
 #pragma GCC unroll 2
           for (int p = 0; p < kParts; ++p) {
-            of[r][v].part[p] += reinterpret_cast<IntPart>(INTERNVL_INTEGER(madd_epi16)(
-                reinterpret_cast<Integers>(small[r][v].part[p]), INTERNVL_INTEGER(set1_epi16)(1)));
+            of[r][v].part[p] += pairs_added(reinterpret_cast<Integers>(small[r][v].part[p]));
             small[r][v].part[p] = IntPart{};
           }
 #endif

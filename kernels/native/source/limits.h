@@ -55,10 +55,10 @@ struct Bfloat16Step {
 #ifdef INTERNVL_INTEGER
 struct Int8Step {
   typedef IntPart Part;
-  static constexpr int kProducts = 2 * kWidth;
+  static constexpr int kProducts = 4 * kWidth;
   static INTERNVL_INLINE Part add(Part sum, Part a) {
     const Integers numbers = reinterpret_cast<Integers>(a);
-    return sum + reinterpret_cast<Part>(INTERNVL_INTEGER(madd_epi16)(numbers, numbers));
+    return sum + pairs_added(INTERNVL_INTEGER(maddubs_epi16)(numbers, numbers));
   }
 };
 struct Int4Step {

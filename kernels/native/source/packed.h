@@ -8,7 +8,7 @@
 //   lines    [group / inputs, 64] words  of some inputs of each output: two bfloat16, four bytes, or eight nibbles,
 //                                        of which the lower ones of the four bytes come first
 //
-// and a quantised weight is low + scale * code, with codes from 0 to 255 or to 15.
+// and a quantised weight is low + scale * code, with codes from 0 to 129 or to 15: add_fours of dots.h wants no more.
 // Included inside a level's namespace.
 
 constexpr int kPanel = 64;
@@ -142,7 +142,7 @@ void pack_panel(const Packer& packer, int64_t panel) {
   float weights[kMostInputs];
   uint8_t codes[kMostInputs];
   const int64_t groups = (packer.inputs + packer.group - 1) / packer.group;
-  const float largest = packer.packing == Packing::kInt8 ? 255 : 15;
+  const float largest = packer.packing == Packing::kInt8 ? 129 : 15;
   for (int64_t group = 0; group < groups; ++group) {
     char* to = packer.to + (panel * groups + group) * block_bytes(packer.packing, packer.group);
     uint32_t* block = reinterpret_cast<uint32_t*>(to);

@@ -141,8 +141,8 @@ inline void prepare_floats(const float* from, int64_t count, int64_t filled, cha
 }
 
 // To whole numbers up to 127 with one factor, and their sum, which the low of the weights is multiplied by.
-inline void prepare_group(Packing packing, const float* from, int64_t count, int64_t filled, char* to, float* factors) {
-  alignas(64) int8_t codes[kMostInputs];
+inline void prepare_group(const float* from, int64_t count, int64_t filled, char* to, float* factors) {
+  int8_t* codes = reinterpret_cast<int8_t*>(to);
   float largest = 0;
   for (int64_t i = 0; i < count; ++i) {
     const float magnitude = __builtin_fabsf(from[i]);
@@ -158,17 +158,6 @@ inline void prepare_group(Packing packing, const float* from, int64_t count, int
   for (int64_t i = 0; i < count; ++i) sum += codes[i];
   factors[0] = scale;
   factors[1] = scale * static_cast<float>(sum);
-  if (row_bytes(packing) == 8) {
-    __builtin_memcpy(to, codes, filled);
-    return;
-  }
-  int16_t* wide = reinterpret_cast<int16_t*>(to);  // of four inputs the even ones, then the odd ones
-  for (int64_t i = 0; i < filled; i += 4) {
-    wide[i] = codes[i];
-    wide[i + 1] = codes[i + 2];
-    wide[i + 2] = codes[i + 1];
-    wide[i + 3] = codes[i + 3];
-  }
 }
 
 void prepare_row(const Product& work, int64_t row) {
@@ -178,7 +167,7 @@ void prepare_row(const Product& work, int64_t row) {
   for (int64_t group = 0; group < work.groups; ++group) {
     const int64_t first = group * work.group;
     const int64_t count = work.inputs - first < work.group ? work.inputs - first : work.group;
-    prepare_group(work.packing, from + first, count, work.group, to + first * row_bytes(work.packing) / 8,
+    prepare_group(from + first, count, work.group, to + first * row_bytes(work.packing) / 8,
                   work.factors + (row * work.groups + group) * 2);
   }
 }
