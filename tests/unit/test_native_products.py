@@ -72,7 +72,7 @@ def test_a_row_never_depends_on_its_batch(levelled: Library, form: WeightFormat)
 def test_levels_agree(library: Library, form: WeightFormat) -> None:
     """Numbers that fit every format exactly give exact products, at the best level as without any.
 
-    The first two outputs and rows give the greatest sums that there are: whatever adds some in 16 bits must hold them.
+    The first two outputs and rows give the greatest sums, which 16 bits must hold where they are used.
     """
     random = np.random.default_rng(0)
     weight = random.integers(0, 2, (65, 256)).astype(np.float32) * (form.levels or 15)
