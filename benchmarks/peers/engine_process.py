@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from benchmarks.peers.checkpoints import ROOT
 from benchmarks.peers.contestants import Start
 from benchmarks.peers.environments import reason
 from benchmarks.peers.failures import NotRunError
-from benchmarks.peers.orders import Arrivals, Order, TextOrder
+from benchmarks.peers.orders import Arrivals, Order, message_of
 
 _STOP_S = 30.0
 
@@ -63,8 +62,7 @@ class EngineProcess:
         Raises:
             NotRunError: it failed, ended, or took too long.
         """
-        kind = "text" if isinstance(order, TextOrder) else "picture"
-        answer = self._ask({"kind": kind, **asdict(order)})
+        answer = self._ask(message_of(order))
         if "failed" in answer:
             raise NotRunError(answer["failed"])
         arrivals: Arrivals = answer["arrivals"]

@@ -7,9 +7,8 @@ answer is depends on no model.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeAlias
 
 Arrivals: TypeAlias = list[list[float]]
 """For each request, when each token of its answer came, in seconds from when it was asked."""
@@ -29,6 +28,8 @@ class TextOrder:
         prompt_tokens: of each, template included.
         answer_tokens: of each, whatever the model would rather do.
     """
+
+    kind: ClassVar[str] = "text"
 
     streams: int
     prompt_tokens: int
@@ -54,6 +55,8 @@ class PictureOrder:
         answer_tokens: of each answer.
     """
 
+    kind: ClassVar[str] = "picture"
+
     side: int
     answer_tokens: int
     seed: int = 0
@@ -68,11 +71,17 @@ class PictureOrder:
 Order: TypeAlias = TextOrder | PictureOrder
 
 
+def message_of(order: Order) -> dict[str, Any]:
+    """What goes to an engine, as JSON has it."""
+    return {"kind": order.kind, **asdict(order)}
+
+
+def order_of(message: dict[str, Any]) -> Order:
+    """The order that a message holds."""
+    fields = {name: value for name, value in message.items() if name != "kind"}
+    return TextOrder(**fields) if message["kind"] == TextOrder.kind else PictureOrder(**fields)
+
+
 def words(draw: random.Random, count: int) -> str:
     """Made-up words of four letters."""
     return " ".join("".join(draw.choices(_LETTERS, k=4)) for _ in range(count))
-
-
-def first_of(arrivals: Arrivals) -> Sequence[float]:
-    """Seconds to the first token of each request."""
-    return [times[0] for times in arrivals]

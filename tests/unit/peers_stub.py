@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
-from benchmarks.peers.programs.session import OneProcess, serve
+from benchmarks.peers.programs.session import Engine, OneProcess, serve
 
 
 class Metronome(OneProcess):
@@ -19,18 +19,23 @@ class Metronome(OneProcess):
         times = [1 + self._beat * number for number in range(order.answer_tokens)]
         return [times for _ in range(order.streams)]
 
+
+class Viewer(OneProcess):
+    """Answers about pictures alone, at once."""
+
     def picture(self, order: PictureOrder) -> Arrivals:
-        raise NotImplementedError("no pictures")
+        return [[0.0] * order.answer_tokens for _ in order.questions()]
 
 
-def _open(args: argparse.Namespace) -> tuple[str, Metronome]:
+def _open(args: argparse.Namespace) -> tuple[str, Engine]:
     if args.broken:
         raise RuntimeError("this engine never starts")
-    return "metronome 1", Metronome(args.beat)
+    return ("viewer 1", Viewer()) if args.viewer else ("metronome 1", Metronome(args.beat))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--beat", type=float, default=0.1)
     parser.add_argument("--broken", action="store_true")
+    parser.add_argument("--viewer", action="store_true")
     serve(_open, parser)

@@ -15,12 +15,13 @@ from benchmarks.peers.race import RaceConfig, run_race, turn_order
 from benchmarks.peers.record import Record
 
 STUB = str(Path(__file__).with_name("peers_stub.py"))
-FAST, SLOW, BROKEN = (
+FAST, SLOW, BROKEN, VIEWER = (
     Contestant("ours", "int8"),
     Contestant("llama", "q8_0", "fa=on"),
     Contestant("vllm", "bf16"),
+    Contestant("one-process", "int8"),
 )
-FLAGS = {FAST: ("--beat", "0.1"), SLOW: ("--beat", "0.2"), BROKEN: ("--broken",)}
+FLAGS = {FAST: ("--beat", "0.1"), SLOW: ("--beat", "0.2"), BROKEN: ("--broken",), VIEWER: ("--viewer",)}
 
 
 def start(contestant: Contestant) -> Start:
@@ -66,7 +67,7 @@ def test_a_piece_that_fails_leaves_the_other_pieces(tmp_path: Path) -> None:
     record = Record(32)
     run_race(config(tmp_path, parts=("image", "decode")), [FAST], record, start)
     assert [each.piece for each in record.samples] == ["text"]
-    assert "no pictures" in record.facts[FAST.name].not_run["image"]
+    assert "takes no picture orders" in record.facts[FAST.name].not_run["image"]
 
 
 def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -88,12 +89,25 @@ def test_a_record_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_an_engine_is_asked_and_ends_with_the_block(tmp_path: Path) -> None:
     with running(start(SLOW), tmp_path / "slow.log", 60) as engine:
         arrivals = engine.run(TextOrder(streams=2, prompt_tokens=4, answer_tokens=3))
-        with pytest.raises(NotRunError, match="no pictures"):
-            engine.run(PictureOrder(side=8, answer_tokens=1))
     assert arrivals == [[1.0, 1.2, 1.4], [1.0, 1.2, 1.4]]
     assert "engines print what they like" in (tmp_path / "slow.log").read_text()
     with pytest.raises(NotRunError, match="it ended"):
         engine.run(TextOrder(streams=1, prompt_tokens=1, answer_tokens=1))
+
+
+def test_an_order_that_an_engine_cannot_do_is_refused_and_the_next_is_done(tmp_path: Path) -> None:
+    text, picture = (
+        TextOrder(streams=1, prompt_tokens=4, answer_tokens=2),
+        PictureOrder(side=8, answer_tokens=1),
+    )
+    with running(start(FAST), tmp_path / "log", 60) as engine:
+        with pytest.raises(NotRunError, match="NotImplementedError: this engine takes no picture orders"):
+            engine.run(picture)
+        assert len(engine.run(text)) == 1
+    with running(start(VIEWER), tmp_path / "log", 60) as engine:
+        with pytest.raises(NotRunError, match="NotImplementedError: this engine takes no text orders"):
+            engine.run(text)
+        assert len(engine.run(picture)) == 3
 
 
 def test_an_engine_that_says_nothing_is_given_up(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """llama.cpp, as llama-cpp-python binds it: `python -m benchmarks.peers.programs.llama_cpp`.
 
 Prompts of several streams are computed one after another, then all answers together, token by token.
+Pictures are not compared: its own tool for them is another program with another prompt.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ctypes import c_bool
 import llama_cpp
 import numpy as np
 
-from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
+from benchmarks.peers.orders import Arrivals, TextOrder
 from benchmarks.peers.programs.session import OneProcess, serve
 
 _STREAMS = 8
@@ -43,7 +44,7 @@ class LlamaCpp(OneProcess):
         self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
     def text(self, order: TextOrder) -> Arrivals:
-        """See `Engine.text`."""
+        """See `TextEngine.text`."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), c_bool(True))
         began = time.perf_counter()
         arrivals: Arrivals = []
@@ -57,10 +58,6 @@ class LlamaCpp(OneProcess):
             for times in arrivals:
                 times.append(time.perf_counter() - began)
         return arrivals
-
-    def picture(self, order: PictureOrder) -> Arrivals:
-        """Not compared: llama.cpp's own tool for pictures is another program with another prompt."""
-        raise NotImplementedError("pictures are not asked of llama.cpp")
 
     def _prefill(self, stream: int, prompt: Sequence[int]) -> int:
         """The first token of the answer."""

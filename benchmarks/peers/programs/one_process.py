@@ -1,6 +1,7 @@
 """This project's vision and engine in one process: `python -m benchmarks.peers.programs.one_process`.
 
 What the split into services costs is the difference. Tiles are encoded first, then the prompt is computed.
+Only pictures are asked: an engine alone is measured by `benchmarks.engine`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from benchmarks.engine.prompts import PromptWriter, Question
 from benchmarks.engine.rig import Rig
 from benchmarks.engine.visuals import Visual
-from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
+from benchmarks.peers.orders import Arrivals, PictureOrder
 from benchmarks.peers.programs.picture import picture_of
 from benchmarks.peers.programs.session import OneProcess, serve
 from internvl.model_choice import ModelChoice, weight_flags
@@ -36,10 +37,6 @@ class OneProcessEngine(OneProcess):
         model = open_language_model(choice)
         self._writer = PromptWriter(model)
         self._rig = Rig(model, *flags)
-
-    def text(self, order: TextOrder) -> Arrivals:
-        """Not asked: an engine alone is measured by `benchmarks.engine`."""
-        raise NotImplementedError("only pictures are asked of the engine in one process")
 
     def picture(self, order: PictureOrder) -> Arrivals:
         """The first of the three requests, from the file to its answer."""

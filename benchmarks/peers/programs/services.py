@@ -42,7 +42,7 @@ class Services:
             self._exits = exits.pop_all()
 
     def text(self, order: TextOrder) -> Arrivals:
-        """See `Engine.text`."""
+        """See `TextEngine.text`."""
         draw = random.Random(order.seed)
         asked = [self._prompt(order.prompt_tokens, draw) for _ in range(order.streams)]
 
@@ -55,7 +55,7 @@ class Services:
             return list(pool.map(answer, asked))
 
     def picture(self, order: PictureOrder) -> Arrivals:
-        """See `Engine.picture`."""
+        """See `PictureEngine.picture`."""
         first, again, other = order.questions()
         file = io.BytesIO()
         picture_of(order).save(file, "PNG")

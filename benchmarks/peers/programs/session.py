@@ -12,25 +12,35 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
-from benchmarks.peers.orders import Arrivals, Order, PictureOrder, TextOrder
+from benchmarks.peers.orders import Arrivals, Order, PictureOrder, TextOrder, order_of
 
 
 class Engine(Protocol):
-    """An engine that has loaded its model."""
-
-    def text(self, order: TextOrder) -> Arrivals:
-        """Answer prompts of text."""
-
-    def picture(self, order: PictureOrder) -> Arrivals:
-        """Answer three questions about a picture."""
+    """An engine that has loaded its model. What it can do says which of the two below it is, or both."""
 
     def pids(self) -> list[int]:
         """Processes whose memory is the engine's; their children count too."""
 
     def close(self) -> None:
         """Stop."""
+
+
+@runtime_checkable
+class TextEngine(Protocol):
+    """An engine that can be asked with text alone."""
+
+    def text(self, order: TextOrder) -> Arrivals:
+        """Answer prompts of text."""
+
+
+@runtime_checkable
+class PictureEngine(Protocol):
+    """An engine that can be asked about pictures."""
+
+    def picture(self, order: PictureOrder) -> Arrivals:
+        """Answer three questions about a picture."""
 
 
 class OneProcess:
@@ -81,21 +91,18 @@ def _carried_out(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
     if asked["kind"] == "memory":
         return {"peak_bytes": peak_bytes(engine.pids())}
     try:
-        return {"arrivals": _run(engine, read_order(asked))}
+        return {"arrivals": _arrivals(engine, order_of(asked))}
     except Exception as error:  # the race goes on with the next order
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def _run(engine: Engine, order: Order) -> Arrivals:
-    if isinstance(order, TextOrder):
-        return engine.text(order)
-    return engine.picture(order)
-
-
-def read_order(asked: dict[str, Any]) -> Order:
-    """An order from its JSON."""
-    fields = {name: value for name, value in asked.items() if name != "kind"}
-    return TextOrder(**fields) if asked["kind"] == "text" else PictureOrder(**fields)
+def _arrivals(engine: Engine, order: Order) -> Arrivals:
+    match order:
+        case TextOrder() if isinstance(engine, TextEngine):
+            return engine.text(order)
+        case PictureOrder() if isinstance(engine, PictureEngine):
+            return engine.picture(order)
+    raise NotImplementedError(f"this engine takes no {order.kind} orders")
 
 
 def peak_bytes(pids: Iterable[int]) -> int:

@@ -1,6 +1,7 @@
 """transformers on torch, eager, the decoder alone: `python -m benchmarks.peers.programs.torch_eager`.
 
 Answers are written greedily by a loop over the model's own forward pass, which is what `generate` does.
+Pictures are not compared: a second turn would compute everything again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
+from benchmarks.peers.orders import Arrivals, TextOrder
 from benchmarks.peers.programs.session import OneProcess, serve
 
 _NOISE = 1 << 24
@@ -36,7 +37,7 @@ class TorchEager(OneProcess):
                 buffer.copy_(torch.linspace(1.0, 1e-4, buffer.numel()).view_as(buffer))
 
     def text(self, order: TextOrder) -> Arrivals:
-        """See `Engine.text`."""
+        """See `TextEngine.text`."""
         with torch.inference_mode():
             return self._text(order)
 
@@ -50,10 +51,6 @@ class TorchEager(OneProcess):
             for times in arrivals:
                 times.append(time.perf_counter() - began)
         return arrivals
-
-    def picture(self, order: PictureOrder) -> Arrivals:
-        """Not asked: a second turn would compute everything again."""
-        raise NotImplementedError("pictures are not asked of transformers")
 
 
 def _fill(flat: torch.Tensor, noise: torch.Tensor) -> None:

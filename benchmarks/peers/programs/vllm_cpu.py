@@ -44,12 +44,12 @@ class VllmCpu(OneProcess):
         self._engine = self._loop.run_until_complete(_opened(options))
 
     def text(self, order: TextOrder) -> Arrivals:
-        """See `Engine.text`."""
+        """See `TextEngine.text`."""
         prompts = [{"prompt_token_ids": ids} for ids in order.prompts()]
         return self._loop.run_until_complete(self._together(prompts, order.answer_tokens))
 
     def picture(self, order: PictureOrder) -> Arrivals:
-        """See `Engine.picture`."""
+        """See `PictureEngine.picture`."""
         return self._loop.run_until_complete(self._about_a_picture(order))
 
     def close(self) -> None:
