@@ -7,17 +7,16 @@ name first, and never changed. Whatever is wrong with the folder or a file costs
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from internvl.atomic_file import atomic_write, delete_abandoned
 from internvl.checkpoint.reader import Checkpoint
 from internvl.model_choice import WeightCacheChoice
 from internvl.telemetry import get_logger
@@ -26,7 +25,6 @@ from kernels.packed_file import Blob, DamagedFile, read_packed, write_packed, wr
 _log = get_logger("weights")
 
 _SUFFIX = ".weights"
-_PARTIAL = ".partial"
 
 # Left free on the disk whatever the limit says.
 _SPARE = 1 << 30
@@ -83,39 +81,22 @@ class WeightCache:
             if not self._make_room(size):
                 _log.info("packed weights not kept", bytes=size, reason="no room", limit=self.limit_bytes)
                 return
-            with self._own_partial(key) as file:
-                if file is None:
-                    return
+            if self._path(key).exists():
+                return
+            with atomic_write(self._path(key), mode=0o600) as file:
                 write_packed(file, key, blobs)
-                Path(file.name).replace(self._path(key))
+        except BlockingIOError:
+            return
         except OSError as error:
             _log.warning("packed weights not kept", reason=_reason(error))
             return
         _log.info("packed weights kept", bytes=size)
 
-    @contextmanager
-    def _own_partial(self, key: str) -> Iterator[BinaryIO | None]:
-        """The file to write to, locked and empty; None if another process writes it, or has written it."""
-        path = self.folder / f"{key}{_PARTIAL}"
-        with _opened(path) as file:
-            if not _locked(file) or not _is_still(file, path):
-                yield None
-                return
-            try:
-                file.truncate(0)
-                yield None if self._path(key).exists() else file
-            finally:
-                if _is_still(file, path):  # it was not renamed
-                    path.unlink()
-
     def _make_room(self, size: int) -> bool:
         """Delete what nobody finishes, then the least recently used, until `size` bytes fit."""
         if size > self.limit_bytes:
             return False
-        for partial in self.folder.glob(f"*{_PARTIAL}"):
-            with _opened(partial) as file:
-                if _locked(file):
-                    partial.unlink(missing_ok=True)
+        delete_abandoned(self.folder)
         kept = [(path, path.stat()) for path in self.folder.glob(f"*{_SUFFIX}")]
         oldest_first = sorted(kept, key=lambda each: each[1].st_mtime)
         held = sum(stat.st_size for _, stat in kept)
@@ -161,27 +142,6 @@ def cached_part(
 
 def _key(fingerprint: str, layout: str, sizes: Mapping[str, int]) -> str:
     return hashlib.sha256(repr((fingerprint, layout, sorted(sizes.items()))).encode()).hexdigest()[:40]
-
-
-def _opened(path: Path) -> BinaryIO:
-    """Open for writing without emptying it: another process may be at work in it."""
-    return open(path, "r+b", opener=lambda name, _: os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
-
-
-def _locked(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _is_still(file: BinaryIO, path: Path) -> bool:
-    """Whether the open file is the one of that name; another process may have renamed or deleted it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.orders import Arrivals
+from internvl.atomic_file import atomic_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,8 @@ class Record:
             "facts": {name: asdict(facts) for name, facts in self.facts.items()},
             "samples": [asdict(sample) for sample in self.samples],
         }
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        partial.replace(self._file)
+        with atomic_write(self._file) as file:
+            file.write(f"{json.dumps(content)}\n".encode())
 
     def _read(self, content: dict[str, Any]) -> None:
         if content["layers"] != self.layers:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from internvl.atomic_file import PARTIAL
 from internvl.checkpoint.progress import ProgressHook
 from internvl.checkpoint.random_checkpoint import require_empty
 from internvl.checkpoint.reader import open_checkpoint
@@ -15,7 +16,7 @@ from internvl.checkpoint.writer import WriteOptions, write_weights
 from internvl.errors import CheckpointError
 from internvl.model_config import InternVLConfig, read_model_config
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pdparams", ".bin", ".index.json", ".partial")
+_WEIGHT_SUFFIXES = (".safetensors", ".pdparams", ".bin", ".index.json", PARTIAL)
 
 
 def convert_checkpoint(

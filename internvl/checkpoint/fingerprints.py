@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from internvl.atomic_file import atomic_write
 
 # Files changed less than this before they are looked at could change again without a new time.
 _TIME_STEP_NS = 2_000_000_000
@@ -64,9 +65,8 @@ class FingerprintStore:
             return
         with suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False, encoding="ascii") as file:
-                file.write(fingerprint)
-            Path(file.name).replace(self._path(files, parts))
+            with atomic_write(self._path(files, parts), mode=0o600) as file:
+                file.write(fingerprint.encode("ascii"))
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from internvl.atomic_file import atomic_write
 from internvl.checkpoint.layout import Layout, reorient, stored_shape
 from internvl.checkpoint.progress import ProgressHook
 from internvl.checkpoint.shards import (
@@ -138,20 +139,19 @@ def _stored(
 def _write_shard(
     path: Path, entries: Sequence[TensorEntry], arrays: Iterable[NamedArray], options: WriteOptions
 ) -> None:
-    """Write under another name first, so that a killed run leaves no file that looks whole."""
-    partial = path.with_name(path.name + ".partial")
-    if options.file_format is FileFormat.SAFETENSORS:
-        _write_safetensors(partial, entries, arrays, options.layout)
-    else:
-        _write_pdparams(partial, arrays)
-    partial.replace(path)
+    """A killed run leaves no file that looks whole."""
+    with atomic_write(path) as file:
+        if options.file_format is FileFormat.SAFETENSORS:
+            _write_safetensors(file, entries, arrays, options.layout)
+        else:
+            _write_pdparams(file, arrays)
 
 
 _DTYPE_CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "uint8": "U8"}
 
 
 def _write_safetensors(
-    path: Path, entries: Sequence[TensorEntry], arrays: Iterable[NamedArray], layout: Layout
+    file: BinaryIO, entries: Sequence[TensorEntry], arrays: Iterable[NamedArray], layout: Layout
 ) -> None:
     """The library's own writer needs every tensor of a file at once; this one needs their sizes only.
 
@@ -169,21 +169,19 @@ def _write_safetensors(
         offset += entry.nbytes
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little"))
-        file.write(encoded)
-        for _, array in arrays:
-            file.write(array.view(np.uint8).data)
+    file.write(len(encoded).to_bytes(8, "little"))
+    file.write(encoded)
+    for _, array in arrays:
+        file.write(array.view(np.uint8).data)
 
 
-def _write_pdparams(path: Path, arrays: Iterable[NamedArray]) -> None:
+def _write_pdparams(file: BinaryIO, arrays: Iterable[NamedArray]) -> None:
     """What `paddle.save` writes for a state dict: bfloat16 as uint16 bits, and a table of names."""
     content: dict[str, Any] = {
         name: array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array for name, array in arrays
     }
     content["StructuredToParameterName@@"] = {name: name for name in content}
-    with path.open("wb") as file:
-        pickle.dump(content, file, protocol=4)
+    pickle.dump(content, file, protocol=4)
 
 
 def _write_index(

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from internvl.atomic_file import atomic_write
 from models.recipe.batches import build_batch
 from models.recipe.network import Network
 from models.recipe.optimizer import Floats, Layout, Optimizer, SharedState
@@ -101,8 +102,7 @@ class Worker:
         )
 
     def save(self, step: int) -> None:
-        """Write the checkpoint atomically."""
-        temporary = self.work / "checkpoint.tmp.npz"
+        """Write the checkpoint."""
         state = self.state
-        np.savez(temporary, step=step, parameters=state.parameters, first=state.first, second=state.second)
-        temporary.replace(self.work / "checkpoint.npz")
+        with atomic_write(self.work / "checkpoint.npz") as file:
+            np.savez(file, step=step, parameters=state.parameters, first=state.first, second=state.second)

@@ -114,12 +114,12 @@ def test_what_is_over_the_limit_is_not_kept(tmp_path: Path) -> None:
 
 def test_while_one_process_writes_the_others_leave_it_to_that_one(cache: WeightCache) -> None:
     cache.folder.mkdir()
-    with (cache.folder / "k.partial").open("wb") as other:
+    with (cache.folder / "k.weights.partial").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         other.write(b"begun")
         other.flush()
         assert not kept(cache).exists()
-        assert (cache.folder / "k.partial").read_bytes() == b"begun"
+        assert (cache.folder / "k.weights.partial").read_bytes() == b"begun"
     assert kept(cache).exists()  # the other one has died
     assert cache.read("k", SIZES, room) is not None
 

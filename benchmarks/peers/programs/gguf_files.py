@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from internvl.atomic_file import atomic_write
 from internvl.checkpoint import Part, TensorSpec, open_checkpoint, progress_bar
 from internvl.model_config import LlmConfig, load_raw_config, read_model_config
 
@@ -38,20 +39,16 @@ def main(source: Path, folder: Path) -> None:
     """Write all files that are not there yet."""
     plain = folder / NAMES["bf16"]
     if not plain.exists():
-        _write(source, _partial(plain))
-        _partial(plain).rename(plain)
+        with atomic_write(plain) as file:
+            _write(source, Path(file.name))
     for name, kind in (
         ("q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0),
         ("q4_k_m", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M),
     ):
         target = folder / NAMES[name]
         if not target.exists():
-            _quantise(plain, _partial(target), kind)
-            _partial(target).rename(target)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_suffix(".partial")
+            with atomic_write(target) as file:
+                _quantise(plain, Path(file.name), kind)
 
 
 def _quantise(source: Path, target: Path, kind: int) -> None:
