@@ -27,8 +27,31 @@ Floats = NDArray[np.float32]
 
 def model_config(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
     """`config.json` with every key of the released 4B file."""
-    end = tokenizer.added["<|endoftext|>"]
-    vision = {
+    return {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": TILE,
+        "llm_config": _llm_config(shape, tokenizer.added["<|endoftext|>"]),
+        "max_dynamic_patch": MAX_TILES,
+        "min_dynamic_patch": 1,
+        "pad2square": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": "phi3-chat",
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.37.2",
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "use_thumbnail": True,
+        "vision_config": _vision_config(shape),
+    }
+
+
+def _vision_config(shape: Shape) -> dict[str, Any]:
+    return {
         "architectures": ["InternVisionModel"],
         "attention_dropout": 0.0,
         "drop_path_rate": 0.0,
@@ -52,8 +75,12 @@ def model_config(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
         "use_bfloat16": True,
         "use_flash_attn": True,
     }
+
+
+def _llm_config(shape: Shape, end: int) -> dict[str, Any]:
+    """`end` is the id of the token behind a text."""
     heads = shape.width // shape.head
-    llm = {
+    return {
         "architectures": ["Phi3ForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -85,27 +112,6 @@ def model_config(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "use_cache": True,
         "vocab_size": shape.vocabulary,
-    }
-    return {
-        "architectures": ["InternVLChatModel"],
-        "model_type": "internvl_chat",
-        "downsample_ratio": 0.5,
-        "dynamic_image_size": True,
-        "force_image_size": TILE,
-        "llm_config": llm,
-        "max_dynamic_patch": MAX_TILES,
-        "min_dynamic_patch": 1,
-        "pad2square": False,
-        "ps_version": "v2",
-        "select_layer": -1,
-        "template": "phi3-chat",
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "transformers_version": "4.37.2",
-        "use_backbone_lora": 0,
-        "use_llm_lora": 0,
-        "use_thumbnail": True,
-        "vision_config": vision,
     }
 
 
