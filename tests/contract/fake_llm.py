@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 
 from internvl.errors import InvalidField, ServingError
-from internvl.v1 import (
-    llm_service_pb2,
-)
+from internvl.v1 import content_pb2, llm_service_pb2
 from tests.contract.fake_vision import TOKENS_PER_TILE
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -71,62 +69,66 @@ class FakeLlm:
         self.opened.append(opening)
         if self.refusal is not None:
             raise self.refusal
-        layouts = [
-            part.visual for message in opening.messages for part in message.parts if part.HasField("visual")
-        ]
-        needed = {
-            layout.visual_id: self.cached.get(layout.visual_id, 0)
-            for layout in layouts
-            if self.cached.get(layout.visual_id, 0) < layout.tiles
-        }
+        layouts = _layouts(opening)
         tokens = 10 + sum(layout.tiles * TOKENS_PER_TILE for layout in layouts)
-        yield llm_service_pb2.GenerateResponse(
-            admitted=llm_service_pb2.Admitted(
-                request_id=opening.request_id,
-                weights_fingerprint=self.model,
-                prompt_tokens=tokens,
-                cached_tokens=0 if needed else tokens - 10,
-                needed=[
-                    llm_service_pb2.VisualNeed(visual_id=name, first_tile=first)
-                    for name, first in needed.items()
-                ],
-            )
-        )
         tiles = {layout.visual_id: layout.tiles for layout in layouts}
-        for name, first in needed.items():
-            for index in range(first, tiles[name]):
-                await self.reading.wait()
-                frame = await anext(requests, None)
-                if frame is None:
-                    return  # the gateway left; its requests end before this call is cancelled
-                self.received.append(frame)
-                tile = llm_service_pb2.GenerateRequest.FromString(frame).tile
-                if (tile.visual_id, tile.index) != (name, index):
-                    raise InvalidField("tile", "not the tile that was asked for")
-            self.cached[name] = tiles[name]
+        needed = self._needed(tiles)
+        yield llm_service_pb2.GenerateResponse(admitted=self._admitted(opening.request_id, tokens, needed))
+        for need in needed:
+            if not await self._take_tiles(need, tiles[need.visual_id], requests):
+                return
         words = [part.text for part in opening.messages[-1].parts if part.HasField("text")][-1].split()
-        for number, word in enumerate(words):
-            if number < len(opening.delivered_token_ids):
-                continue
+        async for delta in self._repeat(words, opening):
+            yield llm_service_pb2.GenerateResponse(delta=delta)
+        yield llm_service_pb2.GenerateResponse(result=_result(opening, tokens, len(words)))
+
+    def _needed(self, tiles: Mapping[str, int]) -> list[llm_service_pb2.VisualNeed]:
+        return [
+            llm_service_pb2.VisualNeed(visual_id=name, first_tile=self.cached.get(name, 0))
+            for name, count in tiles.items()
+            if self.cached.get(name, 0) < count
+        ]
+
+    def _admitted(
+        self, request_id: str, tokens: int, needed: Sequence[llm_service_pb2.VisualNeed]
+    ) -> llm_service_pb2.Admitted:
+        return llm_service_pb2.Admitted(
+            request_id=request_id,
+            weights_fingerprint=self.model,
+            prompt_tokens=tokens,
+            cached_tokens=0 if needed else tokens - 10,
+            needed=needed,
+        )
+
+    async def _take_tiles(
+        self, need: llm_service_pb2.VisualNeed, count: int, requests: AsyncIterator[bytes]
+    ) -> bool:
+        """Whether all came; the requests of a gateway that leaves end before this call is cancelled."""
+        for index in range(need.first_tile, count):
+            await self.reading.wait()
+            frame = await anext(requests, None)
+            if frame is None:
+                return False
+            self.received.append(frame)
+            tile = llm_service_pb2.GenerateRequest.FromString(frame).tile
+            if (tile.visual_id, tile.index) != (need.visual_id, index):
+                raise InvalidField("tile", "not the tile that was asked for")
+        self.cached[need.visual_id] = count
+        return True
+
+    async def _repeat(
+        self, words: Sequence[str], opening: llm_service_pb2.GenerateOpen
+    ) -> AsyncIterator[llm_service_pb2.TokenDelta]:
+        """The words behind those delivered before, with every hindrance that was set."""
+        for number in range(len(opening.delivered_token_ids), len(words)):
             await self.gate.wait()
             if self.hold_at == number:
                 await self.released.wait()
             if self.failure is not None and number:
                 raise self.failure
-            for delta in _deltas(word if not number else f" {word}", number, opening.sampling):
-                yield llm_service_pb2.GenerateResponse(delta=delta)
-        end = llm_service_pb2.ChoiceResult(
-            finish_reason=llm_service_pb2.FINISH_REASON_STOP, completion_tokens=len(words)
-        )
-        yield llm_service_pb2.GenerateResponse(
-            result=llm_service_pb2.GenerateResult(
-                finish_reason=end.finish_reason,
-                usage=llm_service_pb2.Usage(prompt_tokens=tokens, completion_tokens=len(words)),
-                timings=llm_service_pb2.Timings(prefill_ms=1.0),
-                choices=[end] * (opening.sampling.n or 1),
-                replay_bundle=b'{"version": 1}' if opening.want_replay_bundle else None,
-            )
-        )
+            word = words[number] if not number else f" {words[number]}"
+            for delta in _deltas(word, number, opening.sampling):
+                yield delta
 
     async def count_tokens(
         self, request: llm_service_pb2.CountTokensRequest, context: Context
@@ -154,6 +156,25 @@ class FakeLlm:
         self, request: llm_service_pb2.ModelInfoRequest, context: Context
     ) -> llm_service_pb2.ModelInfoResponse:
         return llm_service_pb2.ModelInfoResponse(model_name="parrot", context_limit=200)
+
+
+def _layouts(opening: llm_service_pb2.GenerateOpen) -> list[content_pb2.VisualLayout]:
+    return [part.visual for message in opening.messages for part in message.parts if part.HasField("visual")]
+
+
+def _result(
+    opening: llm_service_pb2.GenerateOpen, prompt_tokens: int, words: int
+) -> llm_service_pb2.GenerateResult:
+    end = llm_service_pb2.ChoiceResult(
+        finish_reason=llm_service_pb2.FINISH_REASON_STOP, completion_tokens=words
+    )
+    return llm_service_pb2.GenerateResult(
+        finish_reason=end.finish_reason,
+        usage=llm_service_pb2.Usage(prompt_tokens=prompt_tokens, completion_tokens=words),
+        timings=llm_service_pb2.Timings(prefill_ms=1.0),
+        choices=[end] * (opening.sampling.n or 1),
+        replay_bundle=b'{"version": 1}' if opening.want_replay_bundle else None,
+    )
 
 
 def _deltas(

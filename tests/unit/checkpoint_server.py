@@ -57,74 +57,7 @@ class Published:
 @contextmanager
 def serve(published: Published) -> Iterator[str]:
     """Run the server; gives its base address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self._answer()
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-        def _answer(self) -> None:
-            path = self.path.split("?")[0]
-            asked = self.headers.get("Range")
-            published.requests.append((self.command, path, asked, self.headers.get("Authorization")))
-            if path.startswith("/api/models/"):
-                self._repository(path)
-            elif published.redirect_to is not None:
-                self._reply(302, b"", {"Location": published.redirect_to + self.path})
-            elif path.rsplit("/", 1)[1] not in published.files or REPOSITORY not in path:
-                self._reply(404, b"not here", {"X-Error-Code": "EntryNotFound"})
-            else:
-                self._file(path.rsplit("/", 1)[1], asked)
-
-        def _repository(self, path: str) -> None:
-            if REPOSITORY not in path:
-                self._reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            elif not path.endswith((REPOSITORY, "/revision/main", f"/revision/{COMMIT}")):
-                self._reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            else:
-                self._reply(200, json.dumps(published.repository()).encode(), {})
-
-        def _file(self, name: str, asked: str | None) -> None:
-            content = published.files[name]
-            if self.command == "GET" and published.busy > 0:
-                published.busy -= 1
-                self._reply(503, b"", {"Retry-After": "0"})
-                return
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and published.ranges else 0
-            headers = {"ETag": f'"{hashlib.md5(content).hexdigest()}"'}
-            if asked and published.ranges:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            cuts = published.cut_after.get(name, [])
-            cut = cuts.pop(0) if self.command == "GET" and cuts else None
-            status = 206 if asked and published.ranges else 200
-            self._reply(status, content[start:], headers, cut=cut)
-
-        def _reply(
-            self,
-            status: int,
-            body: bytes,
-            headers: dict[str, str],
-            *,
-            cut: int | None = None,
-        ) -> None:
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body if cut is None else body[:cut])
-            if cut is not None:
-                self.close_connection = True
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(published)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -133,6 +66,78 @@ def serve(published: Published) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, published: Published) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.published = published
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def _published(self) -> Published:
+        return self.server.published
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        path = self.path.split("?")[0]
+        asked = self.headers.get("Range")
+        self._published.requests.append((self.command, path, asked, self.headers.get("Authorization")))
+        if path.startswith("/api/models/"):
+            self._repository(path)
+        elif self._published.redirect_to is not None:
+            self._reply(302, b"", {"Location": self._published.redirect_to + self.path})
+        elif path.rsplit("/", 1)[1] not in self._published.files or REPOSITORY not in path:
+            self._reply(404, b"not here", {"X-Error-Code": "EntryNotFound"})
+        else:
+            self._file(path.rsplit("/", 1)[1], asked)
+
+    def _repository(self, path: str) -> None:
+        if REPOSITORY not in path:
+            self._reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif not path.endswith((REPOSITORY, "/revision/main", f"/revision/{COMMIT}")):
+            self._reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            self._reply(200, json.dumps(self._published.repository()).encode(), {})
+
+    def _file(self, name: str, asked: str | None) -> None:
+        content = self._published.files[name]
+        if self.command == "GET" and self._published.busy > 0:
+            self._published.busy -= 1
+            self._reply(503, b"", {"Retry-After": "0"})
+            return
+        ranged = asked if self._published.ranges else None
+        start = int(ranged.removeprefix("bytes=").removesuffix("-")) if ranged else 0
+        headers = {"ETag": f'"{hashlib.md5(content).hexdigest()}"'}
+        if ranged:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cuts = self._published.cut_after.get(name, [])
+        cut = cuts.pop(0) if self.command == "GET" and cuts else None
+        status = 206 if ranged else 200
+        self._reply(status, content[start:], headers, cut=cut)
+
+    def _reply(self, status: int, body: bytes, headers: dict[str, str], *, cut: int | None = None) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body if cut is None else body[:cut])
+        if cut is not None:
+            self.close_connection = True
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
