@@ -20,8 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.memory import drop_from_page_cache, peak_rss
 from benchmarks.report import Row, add_report_flags, report
-from benchmarks.start.memory import drop_from_page_cache, peak_rss
 from deploy.launcher import LaunchConfig, Stack, launch
 from internvl.checkpoint import progress_bar, series_config, write_random_checkpoint
 from internvl.model_choice import add_weight_flags, weights_of
