@@ -1,4 +1,4 @@
-"""Memory and files as Linux tells of them."""
+"""Memory of processes, and of files that were read, as Linux tells of it. Only the standard library here."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,6 +12,7 @@ from typing import Self
 from internvl.checkpoint.fingerprints import FingerprintStore
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig
+from internvl.user_cache import user_cache
 
 DTYPES = ("fp32", "bf16")
 QUANTIZATIONS = ("int8", "w8", "w4")
@@ -167,10 +167,8 @@ def _weight_cache_of(args: argparse.Namespace) -> WeightCacheChoice | None:
     if args.weight_cache == "off":
         return None
     limit = args.weight_cache_gib * _GIB
-    if args.weight_cache:
-        return WeightCacheChoice(Path(args.weight_cache), limit)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return WeightCacheChoice((Path(home) if home else Path.home() / ".cache") / "internvl" / "weights", limit)
+    folder = Path(args.weight_cache) if args.weight_cache else user_cache("weights")
+    return WeightCacheChoice(folder, limit)
 
 
 def _embedded_model() -> Path:

@@ -24,6 +24,7 @@ from benchmarks.peers.race import RaceConfig, run_race
 from benchmarks.peers.record import Record
 from benchmarks.peers.rows import rows_of
 from benchmarks.report import add_report_flags, report
+from internvl.user_cache import user_cache
 
 _FORMATS = ("int8", "w4", "bf16")
 
@@ -71,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="of each engine (all)")
     add("--layers", type=int, default=LAYERS, metavar="N", help=f"of the decoder ({LAYERS}); fewer to try it")
     add("--model", type=Path, metavar="DIR", help="an InternVL2-4B checkpoint in place of random weights")
-    add("--cache", type=Path, default=_default_cache(), metavar="DIR", help="environments, models and logs")
+    add(
+        "--cache", type=Path, default=user_cache("peers"), metavar="DIR", help="environments, models and logs"
+    )
     add("--record", type=Path, metavar="FILE", help="keep every measurement here, and go on from it")
     add("--timeout", type=float, default=1800.0, metavar="S", help="longest wait for one answer (1800)")
     add_report_flags(parser)
@@ -89,11 +92,6 @@ def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         return names
 
     return read
-
-
-def _default_cache() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "internvl" / "peers"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.peers.environments import LLAMA, python_of, reason
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.progress import say
-from internvl.checkpoint import series_config, write_random_checkpoint
+from benchmarks.random_model import random_checkpoint
+from internvl.checkpoint import series_config
 
 LAYERS = 32
 """Of the decoder; the vision tower has 24."""
@@ -62,14 +63,7 @@ class Checkpoints:
         """For this project."""
         if self.given is not None:
             return self.given
-        folder = self._folder("checkpoint")
-        if not (folder / "config.json").exists():
-            say(f"writing a random checkpoint of {self.layers} layers")
-            partial = folder.with_name("checkpoint.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            write_random_checkpoint(partial, config_of(self.layers))
-            partial.rename(folder)
-        return folder
+        return random_checkpoint(self._folder("checkpoint"), config_of(self.layers))
 
     def description(self) -> Path:
         """For engines that make up their own weights: configuration and tokenizer alone, as transformers

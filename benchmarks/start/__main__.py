@@ -11,7 +11,6 @@ docs/performance-4b.md says what came out.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,11 +20,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.memory import drop_from_page_cache, peak_rss
+from benchmarks.random_model import random_checkpoint
 from benchmarks.report import Row, add_report_flags, report
 from deploy.launcher import LaunchConfig, Stack, launch
-from internvl.checkpoint import progress_bar, series_config, write_random_checkpoint
+from internvl.checkpoint import series_config
 from internvl.model_choice import add_weight_flags, weights_of
 from internvl.model_config import read_model_config
+from internvl.user_cache import user_cache
 from internvl_client import Client, Conversation, Image
 
 COLD_GOAL_S, CACHED_GOAL_S, EXTRA_GOAL_GIB = 60, 20, 1.5
@@ -56,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_weight_flags(parser)
     add_report_flags(parser)
     args = parser.parse_args(argv)
-    checkpoint = args.checkpoint or _random_checkpoint()
+    checkpoint = args.checkpoint or random_checkpoint(
+        _cache_folder() / "InternVL2-4B-random", series_config("InternVL2-4B")
+    )
+    # Gigabytes: the system's own folder for temporary files may be memory.
     with tempfile.TemporaryDirectory(dir=_cache_folder()) as folder:
         report(list(_rows(checkpoint, weights_of(args) or "bf16", Path(folder), args.max_tiles)), args.json)
 
@@ -136,19 +140,8 @@ def _token_bytes(checkpoint: Path) -> int:
     return 2 * 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim
 
 
-def _random_checkpoint() -> Path:
-    folder = _cache_folder() / "InternVL2-4B-random"
-    if not (folder / "config.json").exists():
-        with progress_bar("drawing the checkpoint") as progress:
-            partial = Path(tempfile.mkdtemp(dir=folder.parent))
-            write_random_checkpoint(partial, series_config("InternVL2-4B"), progress=progress)
-            partial.rename(folder)
-    return folder
-
-
 def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "internvl" / "benchmarks"
+    folder = user_cache("benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

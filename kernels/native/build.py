@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from internvl.user_cache import user_cache
+
 _HERE = Path(__file__).parent
 _COMPILE = _HERE / "compile.py"
 _SOURCES = sorted((_HERE / "source").glob("*"))
@@ -27,8 +29,7 @@ class BuildError(Exception):
 
 def library_path() -> Path:
     """Where the library for this Paddle and these sources lies, built or not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "internvl" / "native" / f"{_fingerprint()}.so"
+    return user_cache("native") / f"{_fingerprint()}.so"
 
 
 def build() -> Path:

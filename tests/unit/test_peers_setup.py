@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.memory import peak_rss
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.checkpoints import config_of, modern
 from benchmarks.peers.contestants import contestants, full_form
 from benchmarks.peers.environments import Environment, python_of, reason, variables_of, without_lines
 from benchmarks.peers.failures import NotRunError
-from benchmarks.peers.programs.session import peak_bytes
 from internvl.checkpoint import series_config
 
 
@@ -91,4 +91,4 @@ def test_an_earlier_race_is_reported_without_running_anything(tmp_path: Path) ->
 
 
 def test_peak_memory_counts_this_process() -> None:
-    assert peak_bytes([os.getpid()]) > 10 * 2**20
+    assert peak_rss([os.getpid()]) > 10 * 2**20

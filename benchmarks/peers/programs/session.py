@@ -10,10 +10,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import IO, Any, Protocol, runtime_checkable
 
+from benchmarks.memory import peak_rss
 from benchmarks.peers.orders import Arrivals, Order, PictureOrder, TextOrder, order_of
 
 
@@ -89,7 +89,7 @@ def _say(answers: IO[str], message: dict[str, Any]) -> None:
 
 def _carried_out(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
     if asked["kind"] == "memory":
-        return {"peak_bytes": peak_bytes(engine.pids())}
+        return {"peak_bytes": peak_rss(engine.pids())}
     try:
         return {"arrivals": _arrivals(engine, order_of(asked))}
     except Exception as error:  # the race goes on with the next order
@@ -103,32 +103,3 @@ def _arrivals(engine: Engine, order: Order) -> Arrivals:
         case PictureOrder() if isinstance(engine, PictureEngine):
             return engine.picture(order)
     raise NotImplementedError(f"this engine takes no {order.kind} orders")
-
-
-def peak_bytes(pids: Iterable[int]) -> int:
-    """Most memory that these processes and all their children held, each at its own worst moment."""
-    return sum(1024 * _status(pid).get("VmHWM", 0) for pid in _families(pids))
-
-
-def _families(pids: Iterable[int]) -> set[int]:
-    family = set(pids)
-    parents = {
-        int(each.name): _status(int(each.name)).get("PPid", 0) for each in Path("/proc").glob("[0-9]*")
-    }
-    while more := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= more
-    return family
-
-
-def _status(pid: int) -> dict[str, int]:
-    """Numbers of /proc/PID/status; none of a process that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines)
-    return {
-        name: int(value.split()[0])
-        for name, _, value in pairs
-        if value.split()[:1] and value.split()[0].isdigit()
-    }
