@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import subprocess
 import tempfile
@@ -17,15 +18,15 @@ _REPEATS = 5
 def read_bandwidth(threads: int) -> float:
     """What so many threads read from pages of 2 MiB, in GB/s; the best of five passes over 1 GiB.
 
-    NaN where there is no C compiler.
+    NaN where there is no C compiler, or no such memory.
     """
     library = _library()
     if library is None:
-        return float("nan")
-    seconds = library.read_seconds
-    seconds.restype = ctypes.c_double
-    seconds.argtypes = (ctypes.c_size_t, ctypes.c_int, ctypes.c_int)
-    return _BYTES / 1e9 / float(seconds(_BYTES, threads, _REPEATS))
+        return math.nan
+    library.read_seconds.restype = ctypes.c_double
+    library.read_seconds.argtypes = (ctypes.c_size_t, ctypes.c_int, ctypes.c_int)
+    seconds = float(library.read_seconds(_BYTES, threads, _REPEATS))
+    return _BYTES / 1e9 / seconds if seconds > 0 else math.nan
 
 
 @cache

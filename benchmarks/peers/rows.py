@@ -26,6 +26,8 @@ GIB = 2**30
 KV_BUDGET_GIB = 2.0
 """Of the services in a race; see `programs.services`."""
 
+_NO_BANDWIDTH = "not run: no C compiler, or no memory to read"
+
 
 def rows_of(record: Record, goals: tuple[Goal, ...] = GOALS) -> list[Row]:
     """All rows; what was not run has the value NaN, and says why."""
@@ -67,16 +69,22 @@ def _rivals(record: Record, goal: Goal) -> list[str]:
 
 def _bandwidth_share(record: Record) -> Row:
     """What one token of bf16 has to read, over what could be read meanwhile."""
+    metric, unit, goal = "decode_b1_bf16_bandwidth", "share", f"goal >= {BANDWIDTH_GOAL}"
     token = _value(record, f"{OURS} bf16", "text", token_ms)
-    speeds = [speed for speed in record.bandwidth if not math.isnan(speed)]
-    goal = f"goal >= {BANDWIDTH_GOAL}"
-    if token is None or not speeds:
-        return _missing(record, "decode_b1_bf16_bandwidth", "share", f"{OURS} bf16", "text", goal)
-    best = max(speeds)
+    if token is None:
+        return _missing(record, metric, unit, f"{OURS} bf16", "text", goal)
+    best = _best_bandwidth(record)
+    if math.isnan(best):
+        return Row(metric, math.nan, unit, f"{_NO_BANDWIDTH}; {goal}")
     share = _bytes_per_token(record.layers) / 1e9 / (token / 1e3) / best
     verdict = "" if share >= BANDWIDTH_GOAL else ", missed"
     against = f"{best:.1f} GB/s read by all threads, the best of this run; {goal}{verdict}"
-    return Row("decode_b1_bf16_bandwidth", share, "share", against, share)
+    return Row(metric, share, unit, against, share)
+
+
+def _best_bandwidth(record: Record) -> float:
+    """In GB/s; NaN if it was never measured."""
+    return max((speed for speed in record.bandwidth if not math.isnan(speed)), default=math.nan)
 
 
 def _bytes_per_token(layers: int) -> int:
@@ -127,7 +135,9 @@ def _measured(record: Record) -> Iterator[Row]:
         for piece, why in facts.not_run.items():
             yield Row(f"{metric}_{piece or 'start'}", math.nan, "", f"not run: {why}")
     if record.bandwidth:
-        yield Row("read_bandwidth", max(record.bandwidth), "GB/s", "pages of 2 MiB, all threads, the best")
+        best = _best_bandwidth(record)
+        how = _NO_BANDWIDTH if math.isnan(best) else "pages of 2 MiB, all threads, the best"
+        yield Row("read_bandwidth", best, "GB/s", how)
 
 
 def _value(record: Record, contestant: str, piece: str, measure: Measure) -> float | None:

@@ -103,6 +103,17 @@ def test_the_share_of_the_bandwidth() -> None:
     assert found.value == pytest.approx(37.2 / 46.5, rel=0.01)
 
 
+def test_a_bandwidth_that_could_not_be_measured_is_no_bandwidth() -> None:
+    record = record_of(("text", "ours bf16", steady(1, 0.2)))
+    record.bandwidth = [math.nan, 30.0]
+    assert row(record, "read_bandwidth").value == 30.0
+    record.bandwidth = [math.nan]
+    for metric in ("read_bandwidth", "decode_b1_bf16_bandwidth"):
+        found = row(record, metric)
+        assert math.isnan(found.value)
+        assert found.against.startswith("not run: no C compiler")
+
+
 def test_the_split_is_compared_with_one_process() -> None:
     record = record_of(
         ("image", "ours int8", [[10.5], [1.0], [1.0]]), ("image", "one-process int8", [[10.0]])
