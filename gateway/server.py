@@ -18,7 +18,7 @@ from gateway.conversation_calls import ConversationCalls
 from gateway.memory import keep_freed_memory
 from gateway.storage.housekeeping import sweeping
 from gateway.storage.media_store import open_media_store
-from gateway.storage.store import open_store
+from gateway.storage.store import MEMORY, open_store
 from gateway.tiers import llm_backend, vision_backend
 from gateway.tiers.layouts import LayoutMemory
 from gateway.tiers.llm_backend import LlmBackend, LlmCalls
@@ -30,9 +30,12 @@ from gateway.turns.live_turns import open_turns
 from gateway.turns.turn import Tiers
 from gateway.turns.turn_keeper import turn_keeper
 from internvl.rpc import run_server
+from internvl.telemetry import get_logger
 from internvl.v1 import chat_service_pb2, chat_service_pb2_grpc
 
 SERVICE_NAMES = (chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,)
+
+_log = get_logger("gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ async def core(config: Config) -> AsyncIterator[Core]:
     is ready at once. Its stores stay usable while a tier is away.
     """
     access = Access(config.access)
+    if config.store != MEMORY and config.media.directory is None:
+        _log.warning("--store outlives the media: set --media-dir, or pictures end with this process")
     async with (
         # Stores first: one that cannot be opened ends the start before anybody is called.
         open_store(config.store, config.kept.most) as store,

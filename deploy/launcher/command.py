@@ -59,6 +59,11 @@ def configure(parser: ArgumentParser) -> None:
         help="compute threads of each model process (default: half the cores for each tier)",
     )
     add("--store", metavar="PATH|URL", help="as of the gateway: a file, or redis://... (default: in memory)")
+    add(
+        "--media-dir",
+        metavar="DIR|URL",
+        help="as of the gateway (default: PATH-media beside a store that is a file, or else forgotten)",
+    )
     add("--log-dir", type=Path, metavar="DIR", help="write logs to files instead of standard error")
     add("--log-level", default=defaults.log_level, choices=LOG_LEVELS, help="least severe log line")
     add(
@@ -82,6 +87,7 @@ def run(arguments: Namespace) -> int:
         llm_replicas=arguments.llm_replicas,
         threads=arguments.threads,
         store=arguments.store,
+        media_dir=arguments.media_dir,
         log_dir=arguments.log_dir,
         log_level=arguments.log_level,
         ready_timeout_s=arguments.ready_timeout,

@@ -48,6 +48,7 @@ class LaunchConfig:
         vision_replicas: processes of the vision tier; those after the first listen on free ports.
         llm_replicas: processes of the language tier, likewise.
         store: where conversations are kept, as of the gateway; None keeps them in memory.
+        media_dir: where media is kept, as of the gateway; None is a folder beside a store that is a file.
         log_dir: a file for each service; None passes their lines on to `log`.
         log_level: least severe line that the services write.
         ready_timeout_s: longest wait for all of them.
@@ -63,6 +64,7 @@ class LaunchConfig:
     vision_replicas: int = 1
     llm_replicas: int = 1
     store: str | None = None
+    media_dir: str | None = None
     log_dir: Path | None = None
     log_level: str = "info"
     ready_timeout_s: float = 180.0
@@ -100,17 +102,27 @@ def plan_services(config: LaunchConfig) -> tuple[Service, ...]:
     """The processes to start, in the order in which they stop: the front first, so that it drains."""
     ports = config.ports or Ports.free()
     gateway, vision, llm = (f"127.0.0.1:{port}" for port in (ports.gateway, ports.vision, ports.llm))
-    store = ("--store", config.store) if config.store is not None else ()
     http = f"127.0.0.1:{ports.http}" if ports.http else ""
     door = ("--http-listen", http) if http else ()
     llms = _replicas(LLM, llm, config.llm_replicas)
     visions = _replicas(VISION, vision, config.vision_replicas)
     tiers = ("--vision", ",".join(visions.values()), "--llm", ",".join(llms.values()))
-    front = _service(GATEWAY, gateway, config, "gateway", *tiers, *store, *door)
+    front = _service(GATEWAY, gateway, config, "gateway", *tiers, *_kept(config), *door)
     return (
         replace(front, http_address=http),
         *_tier(llms, config, "llm_service"),
         *_tier(visions, config, "vision_service"),
+    )
+
+
+def _kept(config: LaunchConfig) -> tuple[str, ...]:
+    """Where conversations and media are: what a conversation shows should be there as long as it is."""
+    store, media = config.store, config.media_dir
+    if media is None and store is not None and store != "memory" and "://" not in store:
+        media = f"{store}-media"
+    return (
+        *(("--store", store) if store is not None else ()),
+        *(("--media-dir", media) if media is not None else ()),
     )
 
 

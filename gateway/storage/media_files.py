@@ -41,6 +41,9 @@ class MediaFiles(Protocol):
             FileNotFoundError: there is none.
         """
 
+    def has(self, place: str) -> bool:
+        """Whether there is a file."""
+
     def delete(self, place: str) -> None:
         """Delete a file; nothing happens if there is none."""
 
@@ -69,6 +72,10 @@ class LocalFiles:
             with suppress(OSError):
                 os.utime(path)
             return path.open("rb")
+
+    def has(self, place: str) -> bool:
+        with usable():
+            return (self._directory / place).is_file()
 
     def delete(self, place: str) -> None:
         with usable():
@@ -128,6 +135,10 @@ class RemoteFiles:
                 raise
             file.seek(0)
             return file
+
+    def has(self, place: str) -> bool:
+        with usable():
+            return bool(self._system.isfile(f"{self._root}/{place}"))
 
     def delete(self, place: str) -> None:
         with usable(), suppress(FileNotFoundError):

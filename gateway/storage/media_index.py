@@ -77,8 +77,8 @@ class MediaIndex(Protocol):
     async def forget(self, tenant: str, media_id: str) -> tuple[str, ...]:
         """Let a tenant see a file no longer; the place to delete, if nobody else does."""
 
-    async def lost(self, media_id: str) -> None:
-        """A file is not where it was: nobody sees it any longer."""
+    async def lost(self, media_id: str, place: str) -> None:
+        """A file is not where it was: nobody sees it any longer, unless it was brought anew meanwhile."""
 
     async def sweep(self, time_to_live_s: float) -> tuple[str, ...]:
         """Drop what nobody has used for so long; the places to delete."""

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from gateway import metrics
 from gateway.storage.loose_files import LooseFiles
 from gateway.storage.media_files import LocalFiles, MediaFiles, RemoteFiles, usable_disk
-from gateway.storage.media_index import MediaBounds, MediaIndex, unknown_media
+from gateway.storage.media_index import Added, MediaBounds, MediaIndex, unknown_media
 from internvl.errors import BadMedia, ConfigError, FailedPrecondition, Unavailable
 
 MIB = 2**20
@@ -123,7 +123,7 @@ class MediaStore:
         try:
             return await asyncio.to_thread(self._files.open, place)
         except FileNotFoundError:
-            await self._index.lost(media_id)
+            await self._index.lost(media_id, place)
             raise unknown_media() from None
 
     async def forget(self, tenant: str, media_id: str) -> None:
@@ -171,7 +171,7 @@ class MediaStore:
 
     async def _settle(self, tenant: str, media_id: str, size: int, temporary: Path) -> str:
         bounds = self._config.bounds
-        added = await self._index.add(tenant, media_id, size, "", bounds)
+        added = await self._brought_before(tenant, media_id, size)
         if added is None:
             place = f"{media_id[:2]}/{media_id}.{secrets.token_hex(4)}"
             await asyncio.to_thread(self._files.keep, temporary, place)
@@ -186,6 +186,18 @@ class MediaStore:
             await self._delete(added.dropped)
         metrics.MEDIA_BYTES.set(await self._index.used_bytes())
         return media_id
+
+    async def _brought_before(self, tenant: str, media_id: str, size: int) -> Added | None:
+        """Let a tenant see a file that somebody has brought before; None if there is none.
+
+        An index may outlive the bytes: then the upload is the only copy, and must not be thrown away.
+        """
+        added = await self._index.add(tenant, media_id, size, "", self._config.bounds)
+        if added is None or await asyncio.to_thread(self._files.has, added.place):
+            return added
+        await self._index.lost(media_id, added.place)
+        await self._delete(added.dropped)
+        return None
 
     async def _delete(self, places: tuple[str, ...]) -> None:
         for place in places:

@@ -45,8 +45,8 @@ class RedisMedia:
         found = await self._server.run(redis_media_scripts.FORGET, tenant, media_id)
         return (found.decode(),) if found else ()
 
-    async def lost(self, media_id: str) -> None:
-        await self._server.run(redis_media_scripts.LOST, media_id)
+    async def lost(self, media_id: str, place: str) -> None:
+        await self._server.run(redis_media_scripts.LOST, media_id, place)
 
     async def sweep(self, time_to_live_s: float) -> tuple[str, ...]:
         found = await self._server.run(redis_media_scripts.SWEEP, float(time_to_live_s))

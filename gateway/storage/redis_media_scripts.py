@@ -163,8 +163,13 @@ return redis.call('HGET', P .. 'file:' .. ARGV[2], 'place')
 # tenant, id -> false or the place to delete
 FORGET = _COMMON + "return not pinned_by(ARGV[2], ARGV[3]) and hide_from(ARGV[2], ARGV[3])"
 
-# id
-LOST = _COMMON + "hide_from_all(ARGV[2])"
+# id, place
+LOST = (
+    _COMMON
+    + """
+if redis.call('HGET', P .. 'file:' .. ARGV[2], 'place') == ARGV[3] then hide_from_all(ARGV[2]) end
+"""
+)
 
 # seconds -> places to delete, of at most 1000 files looked at
 SWEEP = (

@@ -74,9 +74,10 @@ class SqliteMedia:
 
         return await self._database.write(work)
 
-    async def lost(self, media_id: str) -> None:
+    async def lost(self, media_id: str, place: str) -> None:
         def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM media WHERE media_id = ?", (media_id,))
+            known = "SELECT media_id FROM files WHERE media_id = ? AND place = ?"
+            db.execute(f"DELETE FROM media WHERE media_id = ({known})", (media_id, place))
             _unseen(db)
 
         await self._database.write(work)

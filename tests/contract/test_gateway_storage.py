@@ -259,6 +259,21 @@ async def test_conversations_and_media_survive_a_restart(tmp_path: Path) -> None
 
 
 @bounded
+async def test_picture_that_only_the_index_survived_can_be_shown_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(QUICK, store=str(tmp_path / "chat.db"))
+    async with gateway_stack(config) as stack:
+        conversation_id = await create(stack)
+        await say(stack, conversation_id, picture(2), "what is it")
+    async with gateway_stack(config) as stack:
+        result = await say(stack, conversation_id, picture(2), "and this")
+        assert result.message.parts[0].text == "and this"
+        assert (await upload(stack, picture(2))).info.media_type == "image/test"
+    assert "set --media-dir" in capsys.readouterr().err
+
+
+@bounded
 async def test_upload_is_stored_once_and_used_by_id() -> None:
     async with gateway_stack() as stack:
         whole = await upload(stack, picture(2))

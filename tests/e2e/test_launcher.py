@@ -171,6 +171,26 @@ def test_plan_names_every_service_and_shares_the_cores() -> None:
     assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+@pytest.mark.parametrize(
+    ("store", "given", "media"),
+    [
+        (None, None, None),
+        ("memory", None, None),
+        ("chat.db", None, "chat.db-media"),
+        ("chat.db", "elsewhere", "elsewhere"),
+        ("redis://127.0.0.1:1/0", None, None),
+        ("redis://127.0.0.1:1/0", "s3://bucket", "s3://bucket"),
+    ],
+)
+def test_media_is_kept_beside_a_store_that_is_a_file(
+    store: str | None, given: str | None, media: str | None
+) -> None:
+    config = LaunchConfig(ports=Ports(1, 2, 3), store=store, media_dir=given)
+    arguments = plan_services(config)[0].arguments
+    found = arguments[arguments.index("--media-dir") + 1] if "--media-dir" in arguments else None
+    assert found == media
+
+
 @pytest.mark.parametrize("ports", ["1,2", "1,2,2", "0,1,2", "1,2,70000", "1,2,3,3", "1,2,3,4,5", "a,b,c", ""])
 def test_ports_that_cannot_be_used_are_refused(ports: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()

@@ -124,6 +124,35 @@ def test_dropping_and_storing_a_file_at_once_never_loses_it(open_gateways: Open,
     run(open_gateways, MediaConfig(tmp_path / "media"), work)
 
 
+def test_upload_of_a_file_whose_bytes_are_lost_is_kept_anew(open_gateways: Open, tmp_path: Path) -> None:
+    async def work(one: Gateway, two: Gateway) -> None:
+        media_id = await one[1].put(b"picture", "image", "ann")
+        (path,) = files(tmp_path / "media")
+        path.unlink()
+        assert await two[1].put(b"picture", "image", "bob") == media_id
+        assert await read(one[1], media_id) == b"picture"
+        assert await one[1].visible("bob", media_id)
+        assert await one[0].media.used_bytes() == 7
+
+    run(open_gateways, MediaConfig(tmp_path / "media"), work)
+
+
+def test_file_brought_anew_is_not_lost_to_who_missed_its_old_bytes(
+    open_gateways: Open, tmp_path: Path
+) -> None:
+    async def work(one: Gateway, two: Gateway) -> None:
+        media_id = await one[1].put(b"picture", "image", "ann")
+        old = await one[0].media.place(media_id)
+        (path,) = files(tmp_path / "media")
+        path.unlink()
+        await two[1].put(b"picture", "image", "ann")
+        await one[0].media.lost(media_id, old)
+        assert await one[1].visible("ann", media_id)
+        assert await read(one[1], media_id) == b"picture"
+
+    run(open_gateways, MediaConfig(tmp_path / "media"), work)
+
+
 def test_tenant_makes_room_among_its_own(open_gateways: Open, tmp_path: Path) -> None:
     async def work(one: Gateway, two: Gateway) -> None:
         other = await one[1].put(b"o" * 40, "image", "bob")
@@ -194,6 +223,10 @@ def test_files_may_be_anywhere_that_fsspec_reaches(open_gateways: Open, tmp_path
         system, root = fsspec.core.url_to_fs(url)
         (found,) = system.find(root)
         assert system.size(found) == len(content)
+        system.rm_file(found)
+        assert await two[1].put(content, "image", "ann") == media_id
+        assert await read(one[1], media_id) == content
+        (found,) = system.find(root)
         system.rm_file(found)
         with pytest.raises(NotFound):
             await one[1].open(media_id)
