@@ -29,7 +29,7 @@ from internvl_client.conversation_info import ConversationInfo, read_conversatio
 from internvl_client.errors import typed_errors
 from internvl_client.options import ChatOptions, ConversationOptions, PlanOptions, check_names
 from internvl_client.reattaching import AsyncReattachingCall
-from internvl_client.requests import TurnDraft, upload_chunks
+from internvl_client.requests import InlineBudget, TurnDraft, upload_chunks
 from internvl_client.responses import read_media, read_plan, read_server_info
 from internvl_client.turn_status import BatchProgress, BatchResult, Question, read_batch
 
@@ -90,11 +90,12 @@ class AsyncClient:
     ) -> AsyncIterator[BatchResult]:
         """As `Client.batch`."""
         asked = [each if isinstance(each, Question) else Question(each) for each in questions]
-        drafts = [await self._draft(each.text, each.options, None) for each in asked]
+        inline = InlineBudget()
+        drafts = [await self._draft(each.text, each.options, None, inline) for each in asked]
         request = chat_service_pb2.BatchChatRequest(
             requests=[draft.chat_request() for draft in drafts], max_concurrent=max_concurrent
         )
-        call = self._stub.BatchChat(request, timeout=self._limit(timeout), metadata=self._metadata)
+        call = self._stub.BatchChat(request, timeout=timeout, metadata=self._metadata)
         try:
             with typed_errors():
                 async for response in call:
@@ -170,8 +171,14 @@ class AsyncClient:
     def _attach(self, request: chat_service_pb2.AttachTurnRequest, limit_s: float | None) -> Any:
         return self._stub.AttachTurn(request, timeout=limit_s, metadata=self._metadata)
 
-    async def _draft(self, text: str | None, options: ChatOptions, conversation_id: str | None) -> TurnDraft:
-        draft = await asyncio.to_thread(TurnDraft, text, options, conversation_id)
+    async def _draft(
+        self,
+        text: str | None,
+        options: ChatOptions,
+        conversation_id: str | None,
+        inline: InlineBudget | None = None,
+    ) -> TurnDraft:
+        draft = await asyncio.to_thread(TurnDraft, text, options, conversation_id, inline)
         try:
             for pending in draft.uploads:
                 pending.done(await self._upload(pending.file, None, draft.timeout))

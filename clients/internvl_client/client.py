@@ -25,7 +25,7 @@ from internvl_client.conversation_info import ConversationInfo, read_conversatio
 from internvl_client.errors import typed_errors
 from internvl_client.options import ChatOptions, ConversationOptions, PlanOptions, check_names
 from internvl_client.reattaching import ReattachingCall
-from internvl_client.requests import TurnDraft, upload_chunks
+from internvl_client.requests import InlineBudget, TurnDraft, upload_chunks
 from internvl_client.responses import read_media, read_plan, read_server_info
 from internvl_client.stream import ChatStream
 from internvl_client.turn_status import BatchProgress, BatchResult, Question, read_batch
@@ -116,18 +116,19 @@ class Client:
             questions: texts, or `Question`s with options; at most 1000.
             max_concurrent: how many are under way at a time; None for the server's own, 8.
             on_progress: called with questions done and questions in all, before each result.
-            timeout: seconds for all of them; None for the client's own.
+            timeout: seconds for all of them; None for no limit.
 
         Raises:
             OSError: a file cannot be read.
             InternVLError: the batch as a whole failed.
         """
         asked = [each if isinstance(each, Question) else Question(each) for each in questions]
-        drafts = [self._uploaded(TurnDraft(each.text, each.options)) for each in asked]
+        inline = InlineBudget()
+        drafts = [self._uploaded(TurnDraft(each.text, each.options, inline=inline)) for each in asked]
         request = chat_service_pb2.BatchChatRequest(
             requests=[draft.chat_request() for draft in drafts], max_concurrent=max_concurrent
         )
-        call = self._stub.BatchChat(request, timeout=self._limit(timeout), metadata=self._metadata)
+        call = self._stub.BatchChat(request, timeout=timeout, metadata=self._metadata)
         try:
             with typed_errors():
                 for response in call:

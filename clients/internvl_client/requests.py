@@ -24,9 +24,23 @@ from internvl_client.errors import InvalidRequest
 from internvl_client.options import ChatOptions, sampling_params
 from internvl_client.responses import ROLE_NUMBERS
 
-# Files travel inside the request up to this size in all; beyond it they are uploaded first.
+# Files travel inside a message up to this size in all; beyond it they are uploaded first.
 MAX_INLINE_BYTES = 2 * 2**20
 CHUNK_BYTES = 2**20
+
+
+class InlineBudget:
+    """How many bytes of files one message may still take along; the questions of a batch share it."""
+
+    def __init__(self) -> None:
+        self._left_bytes = MAX_INLINE_BYTES
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether a file of this size may travel inside; if so, it is counted."""
+        if size_bytes > self._left_bytes:
+            return False
+        self._left_bytes -= size_bytes
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +64,24 @@ class TurnDraft:
     """A question on its way to the server. Upload its `uploads`, send its request, then close it.
 
     Attributes:
-        uploads: files that are too large to travel inside the request.
+        uploads: files that are too large to travel inside the message.
         timeout: seconds for the whole call; None for the client's own.
     """
 
-    def __init__(self, text: str | None, options: ChatOptions, conversation_id: str | None = None) -> None:
+    def __init__(
+        self,
+        text: str | None,
+        options: ChatOptions,
+        conversation_id: str | None = None,
+        inline: InlineBudget | None = None,
+    ) -> None:
         """Read the files of the question.
+
+        Args:
+            text: the question.
+            options: what was said with it.
+            conversation_id: of the conversation that it belongs to.
+            inline: of the message that it travels in; None for one of its own.
 
         Raises:
             OSError: a file cannot be read.
@@ -68,7 +94,7 @@ class TurnDraft:
         self._sampling = sampling_params(options)
         self._conversation_id = conversation_id
         self._messages: list[content_pb2.Message] = []
-        self._inline_bytes = 0
+        self._inline = inline or InlineBudget()
         self._files = ExitStack()
         try:
             for message in _messages(text, options):
@@ -131,12 +157,10 @@ class TurnDraft:
             target.media_id = source.media_id
             return
         file = self._files.enter_context(open_source(source))
-        size = size_of(file)
-        if self._inline_bytes + size > MAX_INLINE_BYTES:
-            self.uploads.append(PendingUpload(file, target))
-        else:
+        if self._inline.take(size_of(file)):
             target.data = file.read()
-            self._inline_bytes += size
+        else:
+            self.uploads.append(PendingUpload(file, target))
 
 
 def _set_text(part: content_pb2.Part, text: str, field: str) -> None:

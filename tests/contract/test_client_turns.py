@@ -12,10 +12,12 @@ import pytest
 from internvl_client import (
     AsyncClient,
     BadMedia,
+    BatchResult,
     Cancelled,
     Client,
     NotFound,
     Question,
+    TimedOut,
     Unavailable,
 )
 from tests.contract.fake_vision import picture
@@ -199,3 +201,44 @@ async def test_a_batch_tells_results_and_progress() -> None:
         assert {index: each.answer and each.answer.text for index, each in again.items()} == {
             index: each.answer and each.answer.text for index, each in results.items()
         }
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@bounded
+async def test_a_batch_of_many_photos_fits_its_message(kind: str) -> None:
+    photos = [picture(1, str(number) * 1_900_000) for number in range(5)]
+    questions = [Question("look", {"images": [photo]}) for photo in photos]
+    async with gateway_stack() as stack:
+        if kind == "async":
+            async with AsyncClient(stack.address) as client:
+                results = [each async for each in client.batch(questions)]
+        else:
+            with Client(stack.address) as blocking:
+                results = await asyncio.to_thread(lambda: list(blocking.batch(questions)))
+        assert [each.error for each in results] == [None] * 5
+        assert sorted(file for file, _ in stack.vision.encoded) == sorted(photos)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@bounded
+async def test_a_batch_may_take_longer_than_one_call(kind: str) -> None:
+    async with gateway_stack() as stack, AsyncClient(stack.address, timeout=0.2) as client:
+        stack.llm.gate.clear()
+        if kind == "async":
+            running = asyncio.create_task(_answers(client.batch(["patience"])))
+        else:
+            running = asyncio.create_task(asyncio.to_thread(_sync_answers, stack.address, ["patience"]))
+        await until(lambda: stack.llm.active)
+        with pytest.raises(TimedOut):  # asked later, with the limit that the batch would have had
+            await client.chat("late").result()
+        stack.llm.gate.set()
+        assert await running == ["patience"]
+
+
+async def _answers(results: AsyncIterator[BatchResult]) -> list[str | None]:
+    return [each.answer and each.answer.text async for each in results]
+
+
+def _sync_answers(address: str, questions: list[str]) -> list[str | None]:
+    with Client(address, timeout=0.2) as client:
+        return [each.answer and each.answer.text for each in client.batch(questions)]
