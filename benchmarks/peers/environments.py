@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers.failures import NotRunError
+from benchmarks.peers.pieces import KV_BUDGET_GIB
 from benchmarks.peers.progress import say
 
 _BUILD_S = 3600.0
@@ -65,7 +66,7 @@ VLLM = Environment(
     preload=("tcmalloc_minimal", "iomp5"),
     variables={
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # or one of two cores is kept for the front end
-        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_KVCACHE_SPACE": str(KV_BUDGET_GIB),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     },

@@ -16,15 +16,13 @@ from benchmarks.peers.goals import (
     SPLIT_GOAL,
     Goal,
 )
-from benchmarks.peers.pieces import Measure, first_s, median_of, token_ms
+from benchmarks.peers.pieces import KV_BUDGET_GIB, Measure, first_s, median_of, token_ms
 from benchmarks.peers.record import Record
 from benchmarks.report import Row
 from internvl.checkpoint import expected_tensors
 from internvl.model_config import parse_model_config
 
-GIB = 2**30
-KV_BUDGET_GIB = 2.0
-"""Of the services in a race; see `programs.services`."""
+_GIB = 2**30
 
 _NO_BANDWIDTH = "not run: no C compiler, or no memory to read"
 
@@ -111,12 +109,10 @@ def _extra_memory(record: Record) -> Row:
     if facts is None or not facts.peak_bytes:
         return _missing(record, "rss_extra_gib", "GiB", f"{OURS} bf16", "", goal)
     specs = expected_tensors(parse_model_config(config_of(record.layers))).values()
-    weights = sum(2 * spec.parameters for spec in specs) / GIB
-    extra = facts.peak_bytes / GIB - weights - KV_BUDGET_GIB
+    weights = sum(2 * spec.parameters for spec in specs) / _GIB
+    extra = facts.peak_bytes / _GIB - weights - KV_BUDGET_GIB
     verdict = "" if extra <= EXTRA_GIB_GOAL else ", missed"
-    against = (
-        f"peak of all three less {weights:.2f} of weights and {KV_BUDGET_GIB:g} of cache; {goal}{verdict}"
-    )
+    against = f"peak of all three less {weights:.2f} of weights and {KV_BUDGET_GIB} of cache; {goal}{verdict}"
     return Row("rss_extra_gib", extra, "GiB", against, extra / EXTRA_GIB_GOAL)
 
 
@@ -131,7 +127,7 @@ def _measured(record: Record) -> Iterator[Row]:
         if facts.ready_s:
             yield Row(f"{metric}_ready", statistics.median(facts.ready_s), "s", facts.version)
         if facts.peak_bytes:
-            yield Row(f"{metric}_peak", facts.peak_bytes / GIB, "GiB", facts.version)
+            yield Row(f"{metric}_peak", facts.peak_bytes / _GIB, "GiB", facts.version)
         for piece, why in facts.not_run.items():
             yield Row(f"{metric}_{piece or 'start'}", math.nan, "", f"not run: {why}")
     if record.bandwidth:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder, words
+from benchmarks.peers.pieces import KV_BUDGET_GIB
 from benchmarks.peers.programs.picture import picture_of
 from benchmarks.peers.programs.session import serve
 from deploy.launcher import LaunchConfig, launch
@@ -20,9 +21,6 @@ from internvl_client import Client
 from internvl_client.answer import Delta
 from internvl_client.options import SayOptions
 from internvl_client.stream import ChatStream
-
-KV_BUDGET = "2GiB"
-"""Room for 5,400 tokens: eight streams of 512 and 64, or four conversations about a picture."""
 
 _READY_S = 900.0
 _TIMEOUT_S = 1800.0
@@ -32,7 +30,10 @@ class Services:
     """A running stack and a client of its gateway."""
 
     def __init__(self, model: Path, weights: str, threads: int) -> None:
-        os.environ |= {"INTERNVL_LLM_KV_BUDGET": KV_BUDGET, "INTERNVL_LLM_CONTEXT_LIMIT": "4096"}
+        os.environ |= {
+            "INTERNVL_LLM_KV_BUDGET": f"{KV_BUDGET_GIB}GiB",
+            "INTERNVL_LLM_CONTEXT_LIMIT": "4096",
+        }
         config = LaunchConfig(
             model=model, weights=weights, ports=None, threads=threads, ready_timeout_s=_READY_S
         )
