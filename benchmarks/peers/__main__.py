@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.peers.checkpoints import LAYERS, Checkpoints
-from benchmarks.peers.contestants import PEERS, contestants, start_of
+from benchmarks.peers.contestants import FORMATS, PEERS, contestants, start_of
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.pieces import PARTS
 from benchmarks.peers.race import RaceConfig, run_race
@@ -25,8 +25,6 @@ from benchmarks.peers.record import Record
 from benchmarks.peers.rows import rows_of
 from benchmarks.report import add_report_flags, report
 from internvl.user_cache import user_cache
-
-_FORMATS = ("int8", "w4", "bf16")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,10 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--peers", type=_some_of(PEERS), default=PEERS, metavar="PEER,...", help=f"of {','.join(PEERS)}")
     add(
         "--formats",
-        type=_some_of(_FORMATS),
-        default=_FORMATS,
+        type=_some_of(FORMATS),
+        default=FORMATS,
         metavar="FORM,...",
-        help=f"weight formats of ours: {','.join(_FORMATS)}",
+        help=f"weight formats of ours: {','.join(FORMATS)}",
     )
     add("--skip-ours", action="store_true", help="run the peers alone")
     add("--rounds", type=int, default=3, metavar="N", help="turns of everybody; medians count (3)")

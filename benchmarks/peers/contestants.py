@@ -14,6 +14,11 @@ from kernels.runtime import cpu_flags
 OURS, ONE_PROCESS = "ours", "one-process"
 PEERS = ("vllm", "llama", "transformers")
 
+_LLAMA_FORMS = {"int8": "q8_0", "w4": "q4_k_m", "bf16": "bf16"}
+
+FORMATS = tuple(_LLAMA_FORMS)
+"""The weight formats of ours; each is compared with llama.cpp's own of that size."""
+
 _PROGRAMS = "benchmarks.peers.programs"
 
 
@@ -54,11 +59,12 @@ def contestants(formats: Sequence[str], peers: Sequence[str], *, ours: bool = Tr
 def _ours(formats: Sequence[str]) -> Iterator[Contestant]:
     for form in formats:
         yield Contestant(OURS, form)
-    yield from (Contestant(ONE_PROCESS, form) for form in formats if form == "int8")
+    if "int8" in formats:
+        yield Contestant(ONE_PROCESS, "int8")
 
 
 def _all_peers(formats: Sequence[str]) -> Iterator[Contestant]:
-    for ours, theirs in (("int8", "q8_0"), ("w4", "q4_k_m"), ("bf16", "bf16")):
+    for ours, theirs in _LLAMA_FORMS.items():
         if ours in formats:
             yield Contestant("llama", theirs, "fa=off")
             yield Contestant("llama", theirs, "fa=on")

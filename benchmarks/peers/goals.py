@@ -39,6 +39,11 @@ class Goal:
         """The bound in words."""
         return f"goal {'>=' if self.more_is_better else '<='} {self.bound:g}x"
 
+    @property
+    def rival(self) -> str:
+        """The peer, and its weight format if that is given: so its contestants' names begin."""
+        return f"{self.peer} {self.peer_form}".strip()
+
 
 _MS, _S, _RATE = "ms/token", "s", "tokens/s"
 

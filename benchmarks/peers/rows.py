@@ -45,24 +45,16 @@ def _compared(record: Record, goal: Goal) -> Row:
         return _missing(record, goal.metric, goal.unit, f"{OURS} {goal.ours}", goal.piece, goal.text)
     rivals = {
         name: value
-        for name in _rivals(record, goal)
+        for name in _all_of(record, goal.rival)
         if (value := _value(record, name, goal.piece, goal.measure))
     }
     if not rivals:
-        why = _why(record, f"{goal.peer} {goal.peer_form}".strip(), goal.piece)
+        why = _why(record, goal.rival, goal.piece)
         return Row(goal.metric, ours, goal.unit, f"{goal.peer} not run: {why}; {goal.text}")
     best = (max if goal.more_is_better else min)(rivals, key=rivals.__getitem__)
     ratio = ours / rivals[best]
-    verdict = "" if goal.reached(ratio) else ", missed"
-    return Row(
-        goal.metric, ours, goal.unit, f"{best}: {rivals[best]:.4g} {goal.unit}; {goal.text}{verdict}", ratio
-    )
-
-
-def _rivals(record: Record, goal: Goal) -> list[str]:
-    """All settings of the peer."""
-    prefix = f"{goal.peer} {goal.peer_form}".strip()
-    return [name for name in record.facts if f"{name} ".startswith(f"{prefix} ")]
+    verdict = _verdict(goal.text, goal.reached(ratio))
+    return Row(goal.metric, ours, goal.unit, f"{best}: {rivals[best]:.4g} {goal.unit}; {verdict}", ratio)
 
 
 def _bandwidth_share(record: Record) -> Row:
@@ -75,8 +67,8 @@ def _bandwidth_share(record: Record) -> Row:
     if math.isnan(best):
         return Row(metric, math.nan, unit, f"{_NO_BANDWIDTH}; {goal}")
     share = _bytes_per_token(record.layers) / 1e9 / (token / 1e3) / best
-    verdict = "" if share >= BANDWIDTH_GOAL else ", missed"
-    against = f"{best:.1f} GB/s read by all threads, the best of this run; {goal}{verdict}"
+    verdict = _verdict(goal, share >= BANDWIDTH_GOAL)
+    against = f"{best:.1f} GB/s read by all threads, the best of this run; {verdict}"
     return Row(metric, share, unit, against, share)
 
 
@@ -98,9 +90,9 @@ def _split_cost(record: Record) -> Row:
     goal = f"goal <= {SPLIT_GOAL}"
     if split is None or whole is None:
         return _missing(record, "split_cost", "s", f"{ONE_PROCESS} int8", "image", goal)
-    verdict = "" if split / whole <= SPLIT_GOAL else ", missed"
-    against = f"{whole:.4g} s in one process; cold image, int8; {goal}{verdict}"
-    return Row("split_cost", split, "s", against, split / whole)
+    ratio = split / whole
+    against = f"{whole:.4g} s in one process; cold image, int8; {_verdict(goal, ratio <= SPLIT_GOAL)}"
+    return Row("split_cost", split, "s", against, ratio)
 
 
 def _extra_memory(record: Record) -> Row:
@@ -111,8 +103,8 @@ def _extra_memory(record: Record) -> Row:
     specs = expected_tensors(parse_model_config(config_of(record.layers))).values()
     weights = sum(2 * spec.parameters for spec in specs) / _GIB
     extra = facts.peak_bytes / _GIB - weights - KV_BUDGET_GIB
-    verdict = "" if extra <= EXTRA_GIB_GOAL else ", missed"
-    against = f"peak of all three less {weights:.2f} of weights and {KV_BUDGET_GIB} of cache; {goal}{verdict}"
+    verdict = _verdict(goal, extra <= EXTRA_GIB_GOAL)
+    against = f"peak of all three less {weights:.2f} of weights and {KV_BUDGET_GIB} of cache; {verdict}"
     return Row("rss_extra_gib", extra, "GiB", against, extra / EXTRA_GIB_GOAL)
 
 
@@ -150,10 +142,19 @@ def _missing(record: Record, metric: str, unit: str, contestant: str, piece: str
 
 def _why(record: Record, prefix: str, piece: str) -> str:
     """Why a contestant, or the first whose name begins like this, gave nothing."""
-    for name, facts in record.facts.items():
-        if f"{name} ".startswith(f"{prefix} ") and facts.not_run:
-            return facts.not_run.get("") or facts.not_run.get(piece) or "not asked for"
+    for name in _all_of(record, prefix):
+        if not_run := record.facts[name].not_run:
+            return not_run.get("") or not_run.get(piece) or "not asked for"
     return "not asked for"
+
+
+def _all_of(record: Record, prefix: str) -> list[str]:
+    """The contestants whose names begin with these words."""
+    return [name for name in record.facts if f"{name} ".startswith(f"{prefix} ")]
+
+
+def _verdict(goal: str, reached: bool) -> str:
+    return goal if reached else f"{goal}, missed"
 
 
 def _labelled(row: Row, layers: int) -> Row:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
-from benchmarks.peers.programs.session import Engine, OneProcess, serve
+from benchmarks.peers.programs.session import Engine, InProcess, serve
 
 
-class Metronome(OneProcess):
+class Metronome(InProcess):
     """The first token after a second, then one every `beat` seconds; none of that time passes."""
 
     def __init__(self, beat: float) -> None:
@@ -20,7 +20,7 @@ class Metronome(OneProcess):
         return [times for _ in range(order.streams)]
 
 
-class Viewer(OneProcess):
+class Viewer(InProcess):
     """Answers about pictures alone, at once."""
 
     def picture(self, order: PictureOrder) -> Arrivals:

@@ -19,7 +19,10 @@ from internvl.atomic_file import atomic_write
 from internvl.checkpoint import Part, TensorSpec, open_checkpoint, progress_bar
 from internvl.model_config import LlmConfig, load_raw_config, read_model_config
 
-NAMES = {"bf16": "bf16.gguf", "q8_0": "q8_0.gguf", "q4_k_m": "q4_k_m.gguf"}
+_QUANTISED = {
+    "q8_0.gguf": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "q4_k_m.gguf": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+}
 
 _TENSORS = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -36,16 +39,13 @@ _LAYERS = f"{Part.DECODER.value}model.layers."
 
 
 def main(source: Path, folder: Path) -> None:
-    """Write all files that are not there yet."""
-    plain = folder / NAMES["bf16"]
+    """Write `bf16.gguf`, and from it the others, where they are not there yet."""
+    plain = folder / "bf16.gguf"
     if not plain.exists():
         with atomic_write(plain) as file:
             _write(source, Path(file.name))
-    for name, kind in (
-        ("q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0),
-        ("q4_k_m", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M),
-    ):
-        target = folder / NAMES[name]
+    for name, kind in _QUANTISED.items():
+        target = folder / name
         if not target.exists():
             with atomic_write(target) as file:
                 _quantise(plain, Path(file.name), kind)

@@ -15,14 +15,14 @@ import llama_cpp
 import numpy as np
 
 from benchmarks.peers.orders import Arrivals, TextOrder
-from benchmarks.peers.programs.session import OneProcess, serve
+from benchmarks.peers.programs.session import InProcess, serve
 
 _STREAMS = 8
 _CONTEXT = 1024
 _BATCH = 512
 
 
-class LlamaCpp(OneProcess):
+class LlamaCpp(InProcess):
     """A model in memory and a cache of eight sequences."""
 
     def __init__(self, path: str, threads: int, flash_attention: bool) -> None:

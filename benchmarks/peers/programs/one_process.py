@@ -17,7 +17,7 @@ from benchmarks.engine.rig import Rig
 from benchmarks.engine.visuals import Visual
 from benchmarks.peers.orders import Arrivals, PictureOrder
 from benchmarks.peers.programs.picture import picture_of
-from benchmarks.peers.programs.session import OneProcess, serve
+from benchmarks.peers.programs.session import InProcess, serve
 from internvl.model_choice import ModelChoice, weight_flags
 from llm_service.loading import open_model as open_language_model
 from vision_service.limits import MediaLimits
@@ -27,7 +27,7 @@ from vision_service.options import ImageOptions
 from vision_service.preprocessing import normalise
 
 
-class OneProcessEngine(OneProcess):
+class OneProcessEngine(InProcess):
     """An encoder and an engine that share their thread."""
 
     def __init__(self, choice: ModelChoice, *flags: str) -> None:

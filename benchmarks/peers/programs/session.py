@@ -43,7 +43,7 @@ class PictureEngine(Protocol):
         """Answer three questions about a picture."""
 
 
-class OneProcess:
+class InProcess:
     """An engine that lives in the program's own process."""
 
     def pids(self) -> list[int]:

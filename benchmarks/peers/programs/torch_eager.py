@@ -15,12 +15,12 @@ import torch
 import transformers
 
 from benchmarks.peers.orders import Arrivals, TextOrder
-from benchmarks.peers.programs.session import OneProcess, serve
+from benchmarks.peers.programs.session import InProcess, serve
 
 _NOISE = 1 << 24
 
 
-class TorchEager(OneProcess):
+class TorchEager(InProcess):
     """A decoder of random weights."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:

@@ -18,13 +18,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
 from benchmarks.peers.programs.picture import picture_of
-from benchmarks.peers.programs.session import OneProcess, serve
+from benchmarks.peers.programs.session import InProcess, serve
 
 _CONTEXT = 2048  # its cache must hold one such request, and in float32 a token takes 768 KiB
 _SYSTEM = "<|system|>\nAnswer the question.<|end|>"
 
 
-class VllmCpu(OneProcess):
+class VllmCpu(InProcess):
     """The engine and the loop that it runs on."""
 
     def __init__(self, model: str, dtype: str) -> None:
