@@ -40,22 +40,12 @@ def divergence_rows() -> Iterator[Row]:
     """Mean of KL(fp32 || format) over the tokens of the answers, and how often the likeliest one changes."""
     choice = parse_config([]).model
     model, drawn = open_model(choice), drawings(_PICTURES)
-    answers: list[list[int]] = []
-    exact = None
-    for form in tqdm(WeightFormat, desc="formats", leave=False):
-        formed = Formed(choice, model, form)
-        asked = [formed.request(drawing) for drawing in drawn]
-        if exact is None:
-            answers = [formed.answer(*request, stop_ids=model.stop_ids) for request in asked]
-        logs = np.concatenate(
-            [
-                formed.log_probabilities(*request, answer)
-                for request, answer in zip(asked, answers, strict=True)
-            ]
-        )
-        if exact is None:
-            exact = logs
-            continue
+    reference = Formed(choice, model, WeightFormat.FLOAT32)
+    answers = [reference.answer(drawing, model.stop_ids) for drawing in drawn]
+    exact = reference.log_probabilities(drawn, answers)
+    rounded = [form for form in WeightFormat if form is not WeightFormat.FLOAT32]
+    for form in tqdm(rounded, desc="formats", leave=False):
+        logs = Formed(choice, model, form).log_probabilities(drawn, answers)
         divergence = float((np.exp(exact) * (exact - logs)).sum(-1).mean())
         changed = float((exact.argmax(-1) != logs.argmax(-1)).mean())
         yield Row(f"kl_{form.value}", divergence, "nats", f"fp32, mean of {len(exact)} tokens")
@@ -74,16 +64,9 @@ class Formed:
         self._kv = KvDtype.FLOAT32 if form is WeightFormat.FLOAT32 else KvDtype.BFLOAT16
         self._writer = PromptWriter(model)
 
-    def request(self, drawing: Drawing) -> tuple[Request, Visual]:
-        """The question for a caption, the picture encoded."""
-        image = Image.open(io.BytesIO(drawing.png)).convert("RGB")
-        grid = plan_image(image.width, image.height, self._tiling)
-        tiles = self._encoder.encode(normalise(cut_tiles(image, grid, self._tiling.tile_size)))
-        visual = Visual("picture", tuple(tiles))
-        return self._writer.request(Question(visual, drawing.caption), self._writer.natural()), visual
-
-    def answer(self, request: Request, visual: Visual, stop_ids: frozenset[int]) -> list[int]:
-        """The likeliest tokens, one after the other."""
+    def answer(self, drawing: Drawing, stop_ids: frozenset[int]) -> list[int]:
+        """The likeliest tokens about a picture, one after the other."""
+        request, visual = self._asked(drawing)
         tokens: list[int] = []
         while len(tokens) < _MOST and not (tokens and tokens[-1] in stop_ids):
             logits = self._logits(request, visual, tokens, wanted=1)
@@ -91,13 +74,25 @@ class Formed:
         return tokens
 
     def log_probabilities(
-        self, request: Request, visual: Visual, answer: Sequence[int]
+        self, drawn: Sequence[Drawing], answers: Sequence[Sequence[int]]
     ) -> NDArray[np.float64]:
-        """[tokens of the answer, vocabulary], each behind those before it."""
-        logits = self._logits(request, visual, answer[:-1], wanted=len(answer)).astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        result: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        """[tokens of all answers, vocabulary], each behind those before it."""
+        logits = [
+            self._logits(*self._asked(drawing), answer[:-1], wanted=len(answer))
+            for drawing, answer in zip(drawn, answers, strict=True)
+        ]
+        shifted = np.concatenate(logits).astype(np.float64)
+        shifted -= shifted.max(-1, keepdims=True)
+        result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         return result
+
+    def _asked(self, drawing: Drawing) -> tuple[Request, Visual]:
+        """The question for a caption, the picture encoded."""
+        image = Image.open(io.BytesIO(drawing.png)).convert("RGB")
+        grid = plan_image(image.width, image.height, self._tiling)
+        tiles = self._encoder.encode(normalise(cut_tiles(image, grid, self._tiling.tile_size)))
+        visual = Visual("picture", tuple(tiles))
+        return self._writer.request(Question(visual, drawing.caption), self._writer.natural()), visual
 
     def _logits(
         self, request: Request, visual: Visual, answer: Sequence[int], wanted: int
