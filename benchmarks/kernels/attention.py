@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.engine.rounds import Rounds, alternate
-from benchmarks.kernels.limits import Limits, seconds_of
+from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.rates import rate_row, seconds_of, speedup_row
 from benchmarks.report import Row
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
@@ -34,11 +35,9 @@ def decode_attention(sequences: int, limits: Limits) -> Iterator[Row]:
     layers = -(-_CACHED_BYTES // each)
     batch = _batch(sequences, _CONTEXT - 1, 1)
     times = _measured(f"attention of {sequences}", batch, layers, limits)
-    speeds = [each / 1e9 / seconds for seconds in times[NATIVE]]
-    shares = [speed / read for speed, read in zip(speeds, times[READ], strict=True)]
     name = f"attention_decode_{sequences}"
-    yield Row(name, float(np.median(speeds)), "GB/s", "bound by memory", float(np.median(shares)))
-    yield _speedup(name, times)
+    yield rate_row(name, 1e-9 * each, "GB/s", times, NATIVE, READ, "bound by memory")
+    yield speedup_row(name, times, NATIVE, PLAIN)
 
 
 def prefill_attention(tokens: int, limits: Limits) -> Iterator[Row]:
@@ -66,15 +65,8 @@ def tower_attention(limits: Limits) -> Iterator[Row]:
 
 
 def _computed(name: str, work: int, times: Rounds[str]) -> Iterator[Row]:
-    speeds = [1e-9 * work / seconds for seconds in times[NATIVE]]
-    shares = [speed / peak for speed, peak in zip(speeds, times[PEAK], strict=True)]
-    yield Row(name, float(np.median(speeds)), "GOP/s", "bound by multiply-adds", float(np.median(shares)))
-    yield _speedup(name, times)
-
-
-def _speedup(name: str, times: Rounds[str]) -> Row:
-    speedup = times.ratio(PLAIN, NATIVE)
-    return Row(f"{name}_speedup", speedup, "x", "plain Paddle", speedup)
+    yield rate_row(name, 1e-9 * work, "GOP/s", times, NATIVE, PEAK, "bound by multiply-adds")
+    yield speedup_row(name, times, NATIVE, PLAIN)
 
 
 def _measured(name: str, batch: PagedBatch, layers: int, limits: Limits) -> Rounds[str]:

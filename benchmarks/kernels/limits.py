@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
+from benchmarks.kernels.rates import seconds_of
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.library import Library
 from kernels.native.packed import packing_of
@@ -30,10 +30,3 @@ class Limits:
         """Multiplications and additions of all threads as products in this format do them, in GOP/s."""
         began = time.perf_counter()
         return 2e-9 * self.library.multiply_adds(packing_of(form), _ROUNDS) / (time.perf_counter() - began)
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """By the clock."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import median
 
 import numpy as np
 
 from benchmarks.engine.rounds import Rounds, alternate
-from benchmarks.kernels.limits import Limits, seconds_of
+from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.rates import rate_row, repeated, speedup_row
 from benchmarks.report import Row
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.host import shared
@@ -26,6 +28,8 @@ DECODER = ((9216, 3072), (3072, 3072), (16384, 3072), (3072, 8192))
 TOWER = ((3072, 1024), (1024, 1024), (4096, 1024), (1024, 4096))
 
 PACKED = (WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.W8, WeightFormat.W4)
+
+_PLAIN = "plain Paddle, float32"
 
 _ROUNDS = 5
 _RUN_S = 0.06  # a side runs about so long in a round
@@ -70,15 +74,13 @@ class Products:
             ops.tensor(random.standard_normal((rows, columns), np.float32)) for _, columns in self.shapes
         ]
 
-        def run(times: int) -> None:
-            for _ in range(times):
-                for layer in layers:
-                    for x, each in zip(inputs, layer, strict=True):
-                        ops.linear(x, each)
+        def all_layers() -> None:
+            for layer in layers:
+                for x, each in zip(inputs, layer, strict=True):
+                    ops.linear(x, each)
 
-        run(1)
-        times = max(1, round(_RUN_S / seconds_of(partial(run, 1))))
-        return lambda: seconds_of(partial(run, times)) / times / len(layers)
+        run = repeated(all_layers, _RUN_S)
+        return lambda: run() / len(layers)
 
 
 def decode_rows(products: Products, rows: int, limits: Limits) -> Iterator[Row]:
@@ -93,8 +95,8 @@ def decode_rows(products: Products, rows: int, limits: Limits) -> Iterator[Row]:
         bound = "memory" if sum(reads) > sum(adds) else "multiply-adds"
         shares = [max(pair) / second for *pair, second in zip(reads, adds, seconds, strict=True)]
         name = f"decode_{form.value}_{rows}"
-        yield Row(name, _median(speeds), "GB/s", f"bound by {bound}", _median(shares))
-        yield _speedup(name, times, form)
+        yield Row(name, median(speeds), "GB/s", f"bound by {bound}", median(shares))
+        yield speedup_row(name, times, form, WeightFormat.FLOAT32, _PLAIN)
 
 
 def prefill_rows(name: str, products: Products, rows: int, limits: Limits) -> Iterator[Row]:
@@ -102,11 +104,9 @@ def prefill_rows(name: str, products: Products, rows: int, limits: Limits) -> It
     times = _measured(products, rows, limits, f"{name} {rows}")
     work = 2e-9 * rows * products.numbers
     for form in PACKED:
-        speeds = [work / second for second in times[form]]
-        shares = [speed / peak for speed, peak in zip(speeds, times[_peak(form)], strict=True)]
         metric = f"{name}_{form.value}_{rows}"
-        yield Row(metric, _median(speeds), "GOP/s", "bound by multiply-adds", _median(shares))
-        yield _speedup(metric, times, form)
+        yield rate_row(metric, work, "GOP/s", times, form, _peak(form), "bound by multiply-adds")
+        yield speedup_row(metric, times, form, WeightFormat.FLOAT32, _PLAIN)
 
 
 def _measured(products: Products, rows: int, limits: Limits, name: str) -> Rounds[object]:
@@ -119,15 +119,6 @@ def _measured(products: Products, rows: int, limits: Limits, name: str) -> Round
 
 def _peak(form: WeightFormat) -> str:
     return "peak w8" if form is WeightFormat.INT8 else f"peak {form.value}"
-
-
-def _speedup(name: str, times: Rounds[object], form: WeightFormat) -> Row:
-    speedup = times.ratio(WeightFormat.FLOAT32, form)
-    return Row(f"{name}_speedup", speedup, "x", "plain Paddle, float32", speedup)
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values))
 
 
 def _copied(layer: Linear) -> Linear:

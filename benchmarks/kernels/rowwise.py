@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from benchmarks.engine.rounds import alternate
-from benchmarks.kernels.limits import Limits, seconds_of
+from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.rates import rate_row, repeated, speedup_row
 from benchmarks.report import Row
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
@@ -39,30 +40,15 @@ def rowwise_rows(limits: Limits) -> Iterator[Row]:
         "gelu_1025": (numbers(1025, 4096), lambda ops, x: ops.gelu(x)),
     }
     for name, (x, compute) in cases.items():
-        size = 4e-9 * (x.numel() + compute(native, x).numel())
+        gigabytes = float(4e-9 * (x.numel() + compute(native, x).numel()))
         times = alternate(
             name,
             _ROUNDS,
             {
-                "native": _repeated(partial(compute, native, x)),
-                "plain": _repeated(partial(compute, plain, x)),
+                "native": repeated(partial(compute, native, x), _RUN_S),
+                "plain": repeated(partial(compute, plain, x), _RUN_S),
                 "read": limits.read_gb_s,
             },
         )
-        speeds = [float(size) / seconds for seconds in times["native"]]
-        shares = [speed / read for speed, read in zip(speeds, times["read"], strict=True)]
-        yield Row(name, float(np.median(speeds)), "GB/s", "reading memory", float(np.median(shares)))
-        speedup = times.ratio("plain", "native")
-        yield Row(f"{name}_speedup", speedup, "x", "plain Paddle", speedup)
-
-
-def _repeated(work: Callable[[], object]) -> Callable[[], float]:
-    """Seconds of one run, taken over some milliseconds."""
-
-    def run(times: int) -> None:
-        for _ in range(times):
-            work()
-
-    run(1)
-    times = max(1, round(_RUN_S / seconds_of(partial(run, 1))))
-    return lambda: seconds_of(partial(run, times)) / times
+        yield rate_row(name, gigabytes, "GB/s", times, "native", "read", "reading memory")
+        yield speedup_row(name, times, "native", "plain")

@@ -9,7 +9,8 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 
-from benchmarks.kernels.limits import Limits, seconds_of
+from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.rates import seconds_of
 from benchmarks.report import Row
 from internvl.checkpoint import Part, series_config
 from internvl.checkpoint.weight_format import WeightFormat
