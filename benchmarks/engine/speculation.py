@@ -20,8 +20,8 @@ from prometheus_client import REGISTRY
 from benchmarks.engine.lists import exactly, record_list
 from benchmarks.engine.prompts import PromptWriter, Question
 from benchmarks.engine.rig import Rig, Stream
-from benchmarks.engine.rounds import alternate
 from benchmarks.report import Row
+from benchmarks.rounds import alternate
 from llm_service.engine.request import SamplingParams
 from llm_service.loading import LoadedModel
 

@@ -16,9 +16,9 @@ from itertools import count
 from benchmarks.engine.meter import CacheMeter
 from benchmarks.engine.prompts import PromptWriter, Question
 from benchmarks.engine.rig import Rig, Stream
-from benchmarks.engine.rounds import Rounds, alternate
 from benchmarks.engine.visuals import Visual
 from benchmarks.report import Row
+from benchmarks.rounds import Rounds, alternate
 from llm_service.engine.request import Request
 
 STREAMS = (1, 2, 4, 8, 16, 32)

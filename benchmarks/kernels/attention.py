@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.engine.rounds import Rounds, alternate
 from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.rates import rate_row, seconds_of, speedup_row
 from benchmarks.report import Row
+from benchmarks.rounds import Rounds, alternate
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
 from kernels.native.pool import NativePool

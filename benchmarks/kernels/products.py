@@ -9,10 +9,10 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.engine.rounds import Rounds, alternate
 from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.rates import rate_row, repeated, speedup_row
 from benchmarks.report import Row
+from benchmarks.rounds import Rounds, alternate
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.host import shared
 from kernels.native.library import Library

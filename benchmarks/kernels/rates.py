@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.engine.rounds import Rounds, Side
 from benchmarks.report import Row
+from benchmarks.rounds import Rounds, Side
 
 
 def rate_row(

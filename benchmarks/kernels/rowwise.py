@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.engine.rounds import alternate
 from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.rates import rate_row, repeated, speedup_row
 from benchmarks.report import Row
+from benchmarks.rounds import alternate
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
 from kernels.ops import Norm, Ops, Tensor

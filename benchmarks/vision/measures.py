@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.engine.rounds import alternate
 from benchmarks.report import Row
+from benchmarks.rounds import alternate
 from benchmarks.vision.client import Timing, encode_all, seconds_of_plans, upload
 from benchmarks.vision.echo import echo_upload
 from benchmarks.vision.photos import photo
