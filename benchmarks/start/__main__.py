@@ -73,7 +73,7 @@ def _rows(checkpoint: Path, weights: str, cache: Path, max_tiles: int) -> Iterat
     began = time.monotonic()
     with launch(config) as stack:
         seconds = time.monotonic() - began
-        yield _timed("start_cold_s", seconds, COLD_GOAL_S, f"{weights}, released files not in memory")
+        yield _against_goal("start_cold_s", seconds, COLD_GOAL_S, f"{weights}, released files not in memory")
         talk = _talk(stack, max_tiles)
         yield Row("first_text_s", talk.first_s, "s", f"picture of up to {max_tiles} tiles")
         yield Row("second_turn_s", talk.second_s, "s", "first text of the second turn")
@@ -83,17 +83,17 @@ def _rows(checkpoint: Path, weights: str, cache: Path, max_tiles: int) -> Iterat
         yield Row("peak_rss_gib", peak / _GIB, "GiB", f"{weights}, three services and their decoders")
         yield Row("weights_gib", held / _GIB, "GiB", "packed, as on disk")
         extra = (peak - held - written) / _GIB
-        yield _timed("rss_extra_gib", extra, EXTRA_GOAL_GIB, "beyond weights and keys written", "GiB")
+        yield _against_goal("rss_extra_gib", extra, EXTRA_GOAL_GIB, "beyond weights and keys written", "GiB")
     seconds = _seconds_to_ready(config)
-    yield _timed("start_cached_s", seconds, CACHED_GOAL_S, f"{weights}, packed weights in page cache")
+    yield _against_goal("start_cached_s", seconds, CACHED_GOAL_S, f"{weights}, packed weights in page cache")
     drop_from_page_cache(cache)
     seconds = _seconds_to_ready(config)
-    yield _timed(
+    yield _against_goal(
         "start_cached_from_disk_s", seconds, CACHED_GOAL_S, f"{weights}, packed weights not in memory"
     )
 
 
-def _timed(metric: str, value: float, goal: float, how: str, unit: str = "s") -> Row:
+def _against_goal(metric: str, value: float, goal: float, how: str, unit: str = "s") -> Row:
     return Row(metric, value, unit, f"goal <= {goal}; {how}", value / goal)
 
 
