@@ -15,12 +15,24 @@ DEFAULT_TIMEOUT_S = 600.0
 
 _MAX_MESSAGE_BYTES = 8 * 2**20
 
-# gRPC repeats a call only while nothing of its answer has arrived: an answer that has begun is not asked for
-# twice.
+# Repeated where no server is found or the connection breaks: what only reads, and what comes to the same when
+# done twice. A turn or a new conversation may have begun behind a broken connection. An answer that has begun
+# to arrive is never asked for again.
+_REPEATED_METHODS = (
+    "AttachTurn",
+    "CancelTurn",
+    "GetConversation",
+    "GetTurn",
+    "ListConversations",
+    "PlanTurn",
+    "ServerInfo",
+    "UpdateConversation",
+    "UploadMedia",
+)
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
-            "name": [{"service": "internvl.v1.ChatService"}],
+            "name": [{"service": "internvl.v1.ChatService", "method": name} for name in _REPEATED_METHODS],
             "retryPolicy": {
                 "maxAttempts": 3,
                 "initialBackoff": "0.1s",
