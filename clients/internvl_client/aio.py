@@ -126,8 +126,7 @@ class AsyncClient:
     async def plan(self, text: str | None = None, **options: Unpack[PlanOptions]) -> Plan:
         """As `Client.plan`."""
         check_names(options, PlanOptions)
-        draft = await self._draft(text, cast(ChatOptions, options), None)
-        return read_plan(await self._call(self._stub.PlanTurn, draft.plan_request(), draft.timeout))
+        return await self._plan(text, cast(ChatOptions, options), None)
 
     async def upload(
         self,
@@ -167,6 +166,10 @@ class AsyncClient:
         if request.resumable:
             return cast(Call, AsyncReattachingCall(call, self._attach, limit_s))
         return call
+
+    async def _plan(self, text: str | None, options: ChatOptions, conversation_id: str | None) -> Plan:
+        draft = await self._draft(text, options, conversation_id)
+        return read_plan(await self._call(self._stub.PlanTurn, draft.plan_request(), draft.timeout))
 
     def _attach(self, request: chat_service_pb2.AttachTurnRequest, limit_s: float | None) -> Any:
         return self._stub.AttachTurn(request, timeout=limit_s, metadata=self._metadata)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from internvl.v1 import chat_service_pb2
 from internvl_client.aio_stream import AsyncChatStream, Call
+from internvl_client.answer import Plan
 from internvl_client.content import Message
 from internvl_client.conversation_info import (
     ConversationInfo,
@@ -15,7 +16,7 @@ from internvl_client.conversation_info import (
     read_turn,
     update_request,
 )
-from internvl_client.options import ChatOptions, ConversationOptions, SayOptions, check_names
+from internvl_client.options import ChatOptions, ConversationOptions, SayOptions, SayPlanOptions, check_names
 from internvl_client.responses import read_message
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class AsyncConversation:
             return await self._client._chat(text, cast(ChatOptions, options), await self._created())
 
         return AsyncChatStream(start)
+
+    async def plan(self, text: str, **options: Unpack[SayPlanOptions]) -> Plan:
+        """As `Conversation.plan`."""
+        check_names(options, SayPlanOptions)
+        return await self._client._plan(text, cast(ChatOptions, options), await self._created())
 
     async def info(self) -> ConversationInfo:
         """Its title, version and times."""

@@ -167,13 +167,16 @@ class Client:
     def plan(self, text: str | None = None, **options: Unpack[PlanOptions]) -> Plan:
         """What `chat` with the same arguments would cost, exactly, without running it.
 
+        Args:
+            text: the question.
+            **options: `PlanOptions`: pictures, films, instructions, bounds of tiles and answer, timeout.
+
         Raises:
             OSError: a file cannot be read.
             InternVLError: whatever the server answers.
         """
         check_names(options, PlanOptions)
-        draft = self._uploaded(TurnDraft(text, cast(ChatOptions, options)))
-        return read_plan(self._call(self._stub.PlanTurn, draft.plan_request(), draft.timeout))
+        return self._plan(TurnDraft(text, cast(ChatOptions, options)))
 
     def upload(
         self,
@@ -224,6 +227,10 @@ class Client:
         limit_s = self._limit(draft.timeout)
         call = self._stub.Chat(request, timeout=limit_s, metadata=self._metadata)
         return ChatStream(ReattachingCall(call, self._attach, limit_s) if request.resumable else call)
+
+    def _plan(self, draft: TurnDraft) -> Plan:
+        request = self._uploaded(draft).plan_request()
+        return read_plan(self._call(self._stub.PlanTurn, request, draft.timeout))
 
     def _attach(self, request: chat_service_pb2.AttachTurnRequest, limit_s: float | None) -> Any:
         return self._stub.AttachTurn(request, timeout=limit_s, metadata=self._metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from internvl.v1 import chat_service_pb2
+from internvl_client.answer import Plan
 from internvl_client.content import Message
 from internvl_client.conversation_info import (
     ConversationInfo,
@@ -14,7 +15,7 @@ from internvl_client.conversation_info import (
     read_turn,
     update_request,
 )
-from internvl_client.options import ChatOptions, ConversationOptions, SayOptions, check_names
+from internvl_client.options import ChatOptions, ConversationOptions, SayOptions, SayPlanOptions, check_names
 from internvl_client.requests import TurnDraft
 from internvl_client.responses import read_message
 from internvl_client.stream import ChatStream
@@ -49,6 +50,15 @@ class Conversation:
         """
         check_names(options, SayOptions)
         return self._client._chat(TurnDraft(text, cast(ChatOptions, options), self._created()))
+
+    def plan(self, text: str, **options: Unpack[SayPlanOptions]) -> Plan:
+        """What `say` with the same arguments would cost, exactly, without running it.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        check_names(options, SayPlanOptions)
+        return self._client._plan(TurnDraft(text, cast(ChatOptions, options), self._created()))
 
     def info(self) -> ConversationInfo:
         """Its title, version and times."""

@@ -11,7 +11,16 @@ from internvl_client.content import Image, MediaSource, Message, Video
 from internvl_client.errors import InvalidRequest
 
 
-class SamplingOptions(TypedDict, total=False):
+class LengthOptions(TypedDict, total=False):
+    """How long the answer may be.
+
+    max_tokens: most tokens to generate.
+    """
+
+    max_tokens: int
+
+
+class SamplingOptions(LengthOptions, total=False):
     """How tokens are chosen. What is left out has the server's default: greedy, at most 1024 tokens.
 
     temperature: divides the logits, 0 to 2; 0 is greedy.
@@ -22,7 +31,6 @@ class SamplingOptions(TypedDict, total=False):
     presence_penalty: subtracted from the logit of every token generated before, -2 to 2.
     frequency_penalty: subtracted once for each time the token was generated, -2 to 2.
     seed: of the random numbers.
-    max_tokens: most tokens to generate.
     min_tokens: fewest tokens before the answer may end.
     stop: texts that end the answer and are not part of it.
     stop_token_ids: tokens that end the answer, beside the model's own.
@@ -41,7 +49,6 @@ class SamplingOptions(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     seed: int
-    max_tokens: int
     min_tokens: int
     stop: Sequence[str]
     stop_token_ids: Sequence[int]
@@ -80,7 +87,16 @@ class ConversationOptions(TypedDict, total=False):
     time_to_live_s: float | None
 
 
-class PlanOptions(MediaOptions, total=False):
+class SayPlanOptions(MediaOptions, LengthOptions, total=False):
+    """What `Conversation.plan` takes beside the question.
+
+    tile_budget: most tiles of all pictures and films of the question. Default: no bound but their own.
+    """
+
+    tile_budget: int
+
+
+class PlanOptions(SayPlanOptions, total=False):
     """What `plan` takes beside the question.
 
     system: instructions. Default: those that the model was trained with.
@@ -91,13 +107,12 @@ class PlanOptions(MediaOptions, total=False):
     messages: Sequence[Message] | None
 
 
-class SayOptions(MediaOptions, SamplingOptions, total=False):
+class SayOptions(SayPlanOptions, SamplingOptions, total=False):
     """What `Conversation.say` takes beside the question.
 
     request_id: names the request in the server's logs. Default: made by the server.
     priority: goes before requests of lower priority, -10 to 10. Default: 0.
     resumable: whether the answer goes on when the connection is lost, and is read on by itself. Default: no.
-    tile_budget: most tiles of all pictures and films of the question. Default: no bound but their own.
     replay_bundle: whether the answer brings a file for `internvl replay`. It holds the prompt. Default: no.
     idempotency_key: names the turn. Asked again with the same key, the same answer comes, generated once.
     expected_version: refuses the turn if the conversation has another version. Only within a conversation.
@@ -106,7 +121,6 @@ class SayOptions(MediaOptions, SamplingOptions, total=False):
     request_id: str | None
     priority: int
     resumable: bool
-    tile_budget: int
     replay_bundle: bool
     idempotency_key: str | None
     expected_version: int | None
@@ -116,7 +130,9 @@ class ChatOptions(PlanOptions, SayOptions, total=False):
     """What `chat` takes beside the question."""
 
 
-def check_names(options: SayOptions | PlanOptions | ChatOptions | ConversationOptions, allowed: type) -> None:
+def check_names(
+    options: SayOptions | SayPlanOptions | PlanOptions | ChatOptions | ConversationOptions, allowed: type
+) -> None:
     """Refuse options that do not exist, as a plain signature would.
 
     Raises:

@@ -122,7 +122,11 @@ class TurnDraft:
     def plan_request(self) -> chat_service_pb2.PlanTurnRequest:
         """The request of a plan whose uploads are done."""
         return chat_service_pb2.PlanTurnRequest(
-            messages=self._messages, conversation_id=self._conversation_id, prompt=self._prompt_options()
+            messages=self._messages,
+            conversation_id=self._conversation_id,
+            prompt=self._prompt_options(),
+            tile_budget=self._options.get("tile_budget"),
+            max_tokens=self._options.get("max_tokens"),
         )
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from internvl_client import (
     Client,
     Image,
     Media,
+    Plan,
     TimedOut,
     Unavailable,
     Video,
@@ -123,6 +124,36 @@ async def test_plan_and_info(kind: str) -> None:
 
 
 @bounded
+async def test_plan_counts_the_answer_and_keeps_to_the_tile_budget() -> None:
+    async with gateway_stack() as stack, AsyncClient(stack.address) as client:
+        shown: Any = {"images": [picture(6, "a"), picture(2, "b")], "tile_budget": 6, "max_tokens": 3}
+
+        def blocking() -> list[Plan]:
+            with Client(stack.address) as client:
+                return [client.plan("hi", **shown), client.conversation().plan("hi", **shown)]
+
+        plans = [
+            await client.plan("hi", **shown),
+            await client.conversation().plan("hi", **shown),
+            *await asyncio.to_thread(blocking),
+        ]
+        assert [[layout.tiles for layout in plan.layouts] for plan in plans] == [[3, 2]] * 4
+        assert [plan.fits for plan in plans] == [True] * 4
+        more = await client.plan("hi", **shown | {"max_tokens": 150})
+        assert (more.prompt_tokens + 150 > more.context_limit, more.fits) == (True, False)
+
+
+@bounded
+async def test_plan_of_a_conversation_counts_what_was_said() -> None:
+    async with gateway_stack() as stack, AsyncClient(stack.address) as client:
+        conversation = client.conversation()
+        await conversation.say("what is it", images=[picture(3)]).result()
+        plan = await conversation.plan("are you sure", images=[picture(2)])
+        assert [layout.tiles for layout in plan.layouts] == [3, 2]
+        assert len(stack.llm.opened) == 1
+
+
+@bounded
 async def test_cancel_ends_the_answer_quietly_on_all_tiers() -> None:
     async with gateway_stack() as stack, AsyncClient(stack.address) as client:
         stack.vision.gate.clear()
@@ -222,4 +253,6 @@ def test_wrong_use_is_a_plain_error_at_the_call(stack: Stack, client: Client) ->
         client.plan("hi", temperature=1.0)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="system"):
         client.conversation().say("hi", system="x")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="seed"):
+        client.conversation().plan("hi", seed=1)  # type: ignore[call-arg]
     assert stack.llm.opened == []
