@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import openai
 import pytest
@@ -31,6 +32,48 @@ async def test_body_that_is_no_plain_json_is_refused() -> None:
         for body, problem in NOT_JSON:
             reply = await stack.post(CHAT, body)
             assert (reply.status, reply.error["param"]) == (400, "body")
+            assert problem in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": [' + b"{}," * 3_000_000 + b"1]}",
+        b'{"a": [' + b"[1]," * 2_000_000 + b"1]}",
+        b'{"' + b"\\\\" * 40_000 + b'": [' + b'"\\"a",' * 1_000_000 + b"1]}",
+    ],
+    ids=["objects", "arrays", "texts"],
+)
+@bounded
+async def test_body_of_too_many_values_is_refused_before_they_are_made(body: bytes) -> None:
+    """Each of its millions of values would take some ten times its bytes."""
+    async with http_stack() as stack:
+        tracemalloc.start()
+        try:
+            reply = await stack.post(CHAT, body)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert (reply.status, reply.error["param"]) == (400, "body")
+    assert "values" in reply.error["message"]
+    assert peak < 5 * len(body)
+
+
+@bounded
+async def test_texts_may_hold_whatever_looks_like_values() -> None:
+    """Many pieces, each cut at another place within the escapes."""
+    async with http_stack() as stack:
+        for backslashes in range(5):
+            words = ("\\" * backslashes + '"[,{' + "x" * backslashes) * 100_000
+            reply = await stack.post(CHAT, chat("hi", user=words))
+            assert reply.status == 200
+
+
+@bounded
+async def test_as_many_values_as_are_promised_are_taken() -> None:
+    async with http_stack() as stack:
+        for values, problem in ((199_000, "is not a field of this request"), (200_100, "values")):
+            reply = await stack.post(CHAT, {**chat("hi"), "a": [{}] * values})
             assert problem in reply.error["message"]
 
 
