@@ -5,8 +5,7 @@
 // computed alone, in a chunk or in another batch comes out bit for bit the same. Blocks of any multiple of 8 make the
 // same groups; those of another size cut them where they end.
 //
-// Decode reads each stored key and value once and is bound by memory; int8 is bound by its unpacking and takes 1.5 times
-// as long as bfloat16. A prompt takes 18 queries to each group while it is in the first-level cache and is bound by
+// Decode reads each stored key and value once and is bound by memory; int8 is bound by its unpacking. A prompt takes 18 queries to each group while it is in the first-level cache and is bound by
 // multiply-adds. docs/kernels.md says how near they come.
 // Included inside a level's namespace.
 
@@ -59,14 +58,7 @@ class Tile {
     const int64_t end = ends_[queries_ - 1];
     for (int64_t token = 0; token < end;) {
       const int first = held_from(token), both = first < kTokens ? first : first + held_from(token + first);
-      for (int head = 0; head < heads_; ++head) {
-        if (head + 1 < heads_) {
-          fetch_group(token, both, kv_head_ + head + 1, end);
-        } else {
-          fetch_group(token + both, kLanes, kv_head_, end);
-        }
-        attend_queries(group_at(token, both, kv_head_ + head, end), head, token, both);
-      }
+      attend_tokens(token, both, end);
       token += both;
     }
   }
@@ -86,6 +78,34 @@ class Tile {
   const char* place_at(int64_t token, int kv_head) const {
     const int32_t* table = work_.tables + sequence_ * work_.table_width;
     return place_of(work_, table[token / work_.block_size], kv_head, static_cast<int>(token % work_.block_size));
+  }
+
+  void attend_tokens(int64_t token, int held, int64_t end) {
+    if constexpr (kChunks % 2 == 0)
+      if (queries_ == 1 && work_.stored == Stored::kBfloat16) return attend_alone(token, held, end);
+    attend_together(token, held, end);
+  }
+
+  // `held` tokens, from one or two places, with all queries of each head.
+  void attend_together(int64_t token, int held, int64_t end) {
+    for (int head = 0; head < heads_; ++head) {
+      if (head + 1 < heads_) {
+        fetch_group(token, held, kv_head_ + head + 1, end);
+      } else {
+        fetch_group(token + held, kLanes, kv_head_, end);
+      }
+      attend_queries(group_at(token, held, kv_head_ + head, end), head, token, held);
+    }
+  }
+
+  // The same where each head has a single one and keeps pairs of vectors.
+  void attend_alone(int64_t token, int held, int64_t end) {
+    const bool more = held > kTokens && token + kTokens < end;
+    const char *lower = place_at(token, kv_head_), *upper = more ? place_at(token + kTokens, kv_head_) : lower;
+    const int64_t each = place_at(token, kv_head_ + 1) - lower;
+    const int count = smaller(held, end - token);
+    for (int head = 0; head < heads_; ++head, lower += each, upper += each)
+      attend_stored<kChunks>(rotated_[head], lower, upper, work_.size, count, running_[head]);
   }
 
   void fetch_group(int64_t token, int held, int kv_head, int64_t end) const {

@@ -14,7 +14,7 @@ constexpr int kSettled = 4;
 
 // How far ahead of its turn a line is asked for, in bytes, where whole lines are taken one after the other. Where a
 // block is gone through more than once, the first time is the turn to ask for the next one.
-constexpr int64_t kAhead = 2048;
+constexpr int64_t kAhead = 1024;
 
 // 64-byte parts of a line whose sums fit the registers beside those of so many rows.
 constexpr int vecs_for(int rows) { return kParts == 1 || rows == 1 ? 4 : rows <= 3 ? 2 : 1; }

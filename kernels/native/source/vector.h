@@ -78,6 +78,13 @@ INTERNVL_INLINE IntVec load_words(const void* from) {
   return out;
 }
 
+INTERNVL_INLINE IntVec as_words(Vec a) { INTERNVL_EACH_PART(IntVec, reinterpret_cast<IntPart>(a.part[p])); }
+
+// Eight words from each of two places.
+INTERNVL_INLINE IntVec load_words(const void* lower, const void* upper) {
+  return as_words(load(static_cast<const float*>(lower), static_cast<const float*>(upper)));
+}
+
 INTERNVL_INLINE IntVec operator<<(IntVec a, int bits) { INTERNVL_EACH_PART(IntVec, a.part[p] << bits); }
 INTERNVL_INLINE IntVec operator>>(IntVec a, int bits) { INTERNVL_EACH_PART(IntVec, a.part[p] >> bits); }
 INTERNVL_INLINE IntVec operator&(IntVec a, int mask) { INTERNVL_EACH_PART(IntVec, a.part[p] & mask); }
@@ -86,7 +93,6 @@ INTERNVL_INLINE IntVec operator+(IntVec a, IntVec b) { INTERNVL_EACH_PART(IntVec
 INTERNVL_INLINE Vec to_float(IntVec a) { INTERNVL_EACH_PART(Vec, __builtin_convertvector(a.part[p], FloatPart)); }
 INTERNVL_INLINE IntVec towards_zero(Vec a) { INTERNVL_EACH_PART(IntVec, __builtin_convertvector(a.part[p], IntPart)); }
 INTERNVL_INLINE Vec as_float(IntVec a) { INTERNVL_EACH_PART(Vec, reinterpret_cast<FloatPart>(a.part[p])); }
-INTERNVL_INLINE IntVec as_words(Vec a) { INTERNVL_EACH_PART(IntVec, reinterpret_cast<IntPart>(a.part[p])); }
 
 INTERNVL_INLINE Vec larger(Vec a, Vec b) { INTERNVL_EACH_PART(Vec, a.part[p] > b.part[p] ? a.part[p] : b.part[p]); }
 
