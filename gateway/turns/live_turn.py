@@ -58,6 +58,11 @@ class LiveTurn:
         """How far the encoding of each new item has come."""
         return tuple(self._encoding[index] for index in sorted(self._encoding))
 
+    @property
+    def spare_bytes(self) -> int:
+        """Size of the events kept that later ones have followed."""
+        return self.kept_bytes - self._events[-1][1] if self._events else 0
+
     async def emit(self, event: chat_service_pb2.ChatResponse) -> None:
         """Add the next event."""
         match event.WhichOneof("event"):
@@ -80,8 +85,8 @@ class LiveTurn:
         self._wake()
 
     def drop_oldest(self) -> int:
-        """Forget the oldest event; its size, 0 if there is none."""
-        if not self._events:
+        """Forget the oldest event; its size, 0 if none is to spare: who reads must get the latest one."""
+        if len(self._events) <= 1:
             return 0
         _, size = self._events.popleft()
         self.kept_bytes -= size

@@ -30,8 +30,9 @@ class TurnConfig:
         most_running: of them at the same time.
         longest_s: time that one may take.
         keep_s: time for which its events can be read behind its end.
-        most_bytes: events of all of them; the oldest of turns that have ended go first.
-        most_turn_bytes: events of one; the oldest go first.
+        most_bytes: events of all of them; turns that have ended go first, then the oldest events of whichever
+            keeps most.
+        most_turn_bytes: events of one; the oldest go first. The latest one is kept, however large.
     """
 
     most_running: int = 256
@@ -126,15 +127,21 @@ class LiveTurns:
     def _kept(self, turn: LiveTurn, size: int) -> None:
         """Make room for an event that came."""
         self._bytes += size
-        while turn.kept_bytes > self._config.most_turn_bytes:
-            self._bytes -= turn.drop_oldest()
-        while self._bytes > self._config.most_bytes:
-            ended = next((one for one in self._turns.values() if one.state is not TurnState.RUNNING), None)
-            if ended is None:
-                self._bytes -= turn.drop_oldest()
-                break
-            self._forget(ended)
+        while turn.kept_bytes > self._config.most_turn_bytes and (dropped := turn.drop_oldest()):
+            self._bytes -= dropped
+        while self._bytes > self._config.most_bytes and self._drop_something():
+            pass
         metrics.LIVE_TURN_BYTES.set(self._bytes)
+
+    def _drop_something(self) -> bool:
+        """Forget a turn that has ended or, if all run, an event; whether there was any to spare."""
+        ended = next((turn for turn in self._turns.values() if turn.state is not TurnState.RUNNING), None)
+        if ended is not None:
+            self._forget(ended)
+            return True
+        dropped = max(self._turns.values(), key=lambda turn: turn.spare_bytes).drop_oldest()
+        self._bytes -= dropped
+        return dropped > 0
 
     def _forget(self, turn: LiveTurn) -> None:
         if self._turns.pop(turn.turn_id, None) is not None:

@@ -184,6 +184,32 @@ async def test_what_is_kept_of_a_turn_is_bounded() -> None:
 
 
 @bounded
+async def test_the_running_turn_that_keeps_most_makes_room_for_the_others() -> None:
+    long, kept = " ".join(["word"] * 200), 3000
+    async with gateway_stack(Config(QUICK, turns=TurnConfig(most_bytes=kept))) as stack:
+        stack.llm.hold_at = 199
+        large = await start(stack, long)
+        async with asyncio.timeout(10):
+            while (state := await poll(stack, large)).last_event_id < 200:
+                pass
+        for _ in range(3):
+            events = [event async for event in stack.chat.Chat(chat_request(TEXT, resumable=True))]
+            assert text_of(events) == TEXT
+        release(stack)
+        assert await code_of(attach(stack, large)) is grpc.StatusCode.FAILED_PRECONDITION
+        assert (await attach(stack, large, state.last_event_id))[-1].result.message.parts[0].text == long
+
+
+@bounded
+async def test_an_event_larger_than_all_that_is_kept_is_still_read() -> None:
+    limits = TurnConfig(most_bytes=10, most_turn_bytes=10)
+    async with gateway_stack(Config(QUICK, turns=limits)) as stack:
+        stack.llm.hold_at = 0
+        call = stack.chat.Chat(chat_request(TEXT, resumable=True))
+        assert (await anext(aiter(call))).started.turn_id
+
+
+@bounded
 async def test_turns_that_have_ended_are_dropped_to_make_room_and_in_time() -> None:
     async with gateway_stack(Config(QUICK, turns=TurnConfig(most_bytes=500))) as stack:
         ended = [await start(stack, TEXT) for _ in range(8)]
