@@ -170,7 +170,7 @@ class EngineThread:
         self._loop.call_soon_threadsafe(self._started.set_result, None)
         try:
             self._serve(engine)
-        except Exception:
+        except BaseException:  # a panic of the grammar library is no Exception
             _log.critical("engine crashed", exc_info=True)
             self._loop.call_soon_threadsafe(self._on_crash)
         finally:

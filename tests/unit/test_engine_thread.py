@@ -197,12 +197,20 @@ async def test_stopping_fails_what_runs_and_ends_the_thread() -> None:
     assert threading.active_count() <= before + 1  # the event loop's executor keeps the thread that joined it
 
 
+class PanicException(BaseException):
+    """As a panic of the grammar library's Rust reaches Python: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, PanicException])
 @bounded
-async def test_a_crash_is_told_to_everybody() -> None:
+async def test_a_crash_is_told_to_everybody(error: type[BaseException]) -> None:
+    def step() -> None:
+        raise error
+
     crashed = asyncio.Event()
     service = Service(on_crash=crashed.set)
     async with service.running() as thread:
-        service.engine.step = lambda: 1 / 0  # type: ignore[assignment, method-assign]
+        service.engine.step = step  # type: ignore[method-assign]
         with pytest.raises(Unavailable):
             await answer(thread, request())
         await crashed.wait()
