@@ -22,6 +22,7 @@ from internvl.rpc.server import LIVE, READY
 
 ROOT = Path(__file__).parents[2]
 TIERS = ("vision", "llm", "gateway")
+MODELS = ("vision", "llm")
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "vision": vision_service.config.parse_config,
     "llm": llm_service.config.parse_config,
@@ -91,7 +92,7 @@ def test_flags_are_the_programs_own(tier: str) -> None:
     assert config.server.metrics_listen == f"0.0.0.0:{ports['metrics']}"
 
 
-@pytest.mark.parametrize("tier", ["vision", "llm"])
+@pytest.mark.parametrize("tier", MODELS)
 def test_models_use_the_cores_they_ask_for(tier: str) -> None:
     container = container_of(tier)
     threads = PARSERS[tier](container["args"]).model.threads
@@ -139,6 +140,19 @@ def test_gateway_writes_only_to_its_volume() -> None:
     writable = [Path(m["mountPath"]) for m in container["volumeMounts"] if not m.get("readOnly")]
     for path in (Path(config.store), Path(str(config.media.directory))):
         assert any(path.is_relative_to(mount) for mount in writable), path
+
+
+@pytest.mark.parametrize("tier", MODELS)
+def test_packed_weights_have_room_of_their_own(tier: str) -> None:
+    cache = PARSERS[tier](container_of(tier)["args"]).model.weight_cache
+    (name,) = (
+        mount["name"]
+        for mount in container_of(tier)["volumeMounts"]
+        if cache.folder.is_relative_to(mount["mountPath"])
+    )
+    (volume,) = (each for each in pod_of(tier)["spec"]["volumes"] if each["name"] == name)
+    assert name != "tmp"
+    assert cache.limit_bytes < int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -213,6 +227,14 @@ def test_compose_starts_the_same_programs(tier: str) -> None:
     assert config.server.drain_delay_s + config.server.grace_s + 5 <= stop_s
 
 
+@pytest.mark.parametrize("tier", MODELS)
+def test_compose_keeps_packed_weights_in_a_volume(tier: str) -> None:
+    cache = PARSERS[tier](compose()["services"][tier]["command"]).model.weight_cache
+    volumes = dict(reversed(each.rsplit(":", 1)) for each in compose()["services"][tier]["volumes"])
+    assert volumes[str(cache.folder)] in compose()["volumes"]
+    assert f"/{cache.folder.name}" in folders_of_the_user(tier)
+
+
 def test_compose_keeps_the_tiers_apart() -> None:
     services = compose()["services"]
     assert not set(services["vision"]["networks"]) & set(services["llm"]["networks"])
@@ -255,6 +277,35 @@ def test_dockerfile_starts_the_tier(tier: str) -> None:
     assert entry[:2] == ["python", "-m"]
     assert find_spec(f"{entry[2]}.__main__") is not None
     assert PARSERS[tier](command).server.listen.endswith(f":{lines['EXPOSE'].split()[0]}")
+
+
+@pytest.mark.parametrize("tier", MODELS)
+def test_image_finds_the_native_operators_where_they_were_built(tier: str) -> None:
+    build, image = stages(tier)
+    assert ("RUN", "python -m kernels.native") in build
+    assert any(keyword == "RUN" and "g++" in rest for keyword, rest in build)
+    (cache,) = {variables(stage)["XDG_CACHE_HOME"] for stage in (build, image)}
+    for folder in (cache, "/app/venv"):  # the library's name tells where Paddle lies
+        assert ("COPY", f"--from=build {folder} {folder}") in image
+
+
+def stages(tier: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The instructions that build, and those of the image."""
+    lines = instructions(ROOT / "deploy/images" / tier / "Dockerfile")
+    _, start = (number for number, (keyword, _) in enumerate(lines) if keyword == "FROM")
+    return lines[:start], lines[start:]
+
+
+def variables(stage: list[tuple[str, str]]) -> dict[str, str]:
+    """What a stage sets in the environment."""
+    settings = (word for keyword, rest in stage if keyword == "ENV" for word in shlex.split(rest))
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def folders_of_the_user(tier: str) -> set[str]:
+    """Folders of an image that its user may write to; a fresh volume mounted there takes after them."""
+    made = (rest for keyword, rest in stages(tier)[1] if keyword == "RUN" and rest.startswith("install "))
+    return {rest.rsplit(" ", 1)[1] for rest in made if "--owner=10001 --group=10001" in rest}
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
