@@ -104,8 +104,28 @@ class Ops(Protocol):
         """Copy a tensor to the host as float32."""
         ...
 
-    def linear(self, x: Tensor, layer: Linear) -> Tensor:
-        """[..., in] -> [..., out]."""
+    def linear(
+        self,
+        x: Tensor,
+        layer: Linear,
+        *,
+        norm: Norm | None = None,
+        gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """residual + linear(gate(norm(x))), of which everything but the product may be left out.
+
+        One operator, because a new token spends a tenth of its time between operators.
+
+        Args:
+            x: [..., in], or [..., 2 in] for a gate.
+            norm: as `norm` does it.
+            gated: as `swiglu` does it.
+            residual: [..., out].
+
+        Returns:
+            [..., out].
+        """
         ...
 
     def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:

@@ -35,7 +35,7 @@ class NativeOps(PaddleOps):
         super().__init__(device, batch_invariant)
         self._library = library
         self._packs = device.weights is not WeightFormat.FLOAT32
-        self._no_bias = self.tensor(np.empty(0))
+        self._none = self.tensor(np.empty(0))  # an operator's input that is not there
 
     @property
     def matrix_bytes(self) -> MatrixBytes | None:
@@ -47,13 +47,27 @@ class NativeOps(PaddleOps):
     def pack_table(self, weight: np.ndarray, linear: bool) -> Matrix:
         return table(weight) if self._packs and not linear else super().pack_table(weight, linear)
 
-    def linear(self, x: Tensor, layer: Linear) -> Tensor:
+    def linear(
+        self,
+        x: Tensor,
+        layer: Linear,
+        *,
+        norm: Norm | None = None,
+        gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         weight = layer.weight
         if not isinstance(weight, PackedMatrix):
-            return super().linear(x, layer)
-        bias = self._no_bias if layer.bias is None else layer.bias
-        sizes = (weight.shape[0], weight.group, weight.packing)
-        return self._library.call("internvl_linear", x, weight.panels, bias, *sizes)
+            return super().linear(x, layer, norm=norm, gated=gated, residual=residual)
+        if norm is not None and norm.bias is not None:
+            x, norm = self.norm(x, norm), None
+        none = self._none
+        return self._library.call(
+            "internvl_linear",
+            *(x, weight.panels, none if layer.bias is None else layer.bias),
+            *(none if norm is None else norm.weight, none if residual is None else residual),
+            *(weight.shape[0], weight.group, weight.packing, 0.0 if norm is None else norm.eps, gated),
+        )
 
     def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
         return shared(table.rows(ids)) if isinstance(table, RowTable) else super().embedding(ids, table)

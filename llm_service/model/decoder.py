@@ -48,31 +48,31 @@ class DecoderLayer:
     def __init__(self, weights: Weights, index: int, config: LlmConfig, ops: Ops) -> None:
         prefix = f"{_STEM}layers.{index}."
         self._ops = ops
-        self._attention = SelfAttention(weights, index, ops)
-        self._input_norm = weights.norm(f"{prefix}input_layernorm", config.rms_norm_eps)
-        self._mlp_norm = weights.norm(f"{prefix}post_attention_layernorm", config.rms_norm_eps)
+        self._attention = SelfAttention(weights, index, config, ops)
+        self._norm = weights.norm(f"{prefix}post_attention_layernorm", config.rms_norm_eps)
         self._gate_up = weights.linear(f"{prefix}mlp.gate_up_proj")
         self._down = weights.linear(f"{prefix}mlp.down_proj")
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
-        ops = self._ops
-        hidden = hidden + self._attention.forward(ops.norm(hidden, self._input_norm), context)
-        inner = ops.swiglu(ops.linear(ops.norm(hidden, self._mlp_norm), self._gate_up))
-        return hidden + ops.linear(inner, self._down)
+        hidden = self._attention.forward(hidden, context)
+        gate_up = self._ops.linear(hidden, self._gate_up, norm=self._norm)
+        return self._ops.linear(gate_up, self._down, gated=True, residual=hidden)
 
 
 class SelfAttention:
-    """Fused qkv (contiguous q | k | v), rotary over the whole head, causal attention on the cache."""
+    """Pre-norm, fused qkv (contiguous q | k | v), rotary over the whole head, causal on the cache."""
 
-    def __init__(self, weights: Weights, index: int, ops: Ops) -> None:
-        prefix = f"{_STEM}layers.{index}.self_attn."
+    def __init__(self, weights: Weights, index: int, config: LlmConfig, ops: Ops) -> None:
+        layer = f"{_STEM}layers.{index}."
+        prefix = f"{layer}self_attn."
         self._ops = ops
         self._index = index
+        self._norm = weights.norm(f"{layer}input_layernorm", config.rms_norm_eps)
         self._qkv = weights.linear(f"{prefix}qkv_proj")
         self._output = weights.linear(f"{prefix}o_proj")
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
-        """[rows, hidden] -> the same shape."""
-        qkv = self._ops.linear(hidden, self._qkv)
+        """x + attention(norm(x)): [rows, hidden] -> the same shape."""
+        qkv = self._ops.linear(hidden, self._qkv, norm=self._norm)
         mixed = self._ops.paged_attention(qkv, context.pool, self._index, context.plan)
-        return self._ops.linear(mixed, self._output)
+        return self._ops.linear(mixed, self._output, residual=hidden)

@@ -78,6 +78,20 @@ def test_rms_norm_runs_on_a_processor_without_avx512(monkeypatch):
     )
 
 
+def test_linear_takes_norm_gate_and_residual_along():
+    weight, gain, x, residual = normal(7, 5), normal(5, seed=1), normal(3, 10, seed=2), normal(3, 7, seed=3)
+    layer, norm = Linear(OPS.pack(weight)), Norm(OPS.tensor(gain), None, 1e-5)
+    before = residual.copy()
+    kept = OPS.tensor(residual)
+    normed = x[:, :5] / np.sqrt((x[:, :5].astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-5) * gain
+    out = OPS.linear(OPS.tensor(x[:, :5]), layer, norm=norm, residual=kept)
+    np.testing.assert_allclose(OPS.to_numpy(out), residual + normed @ weight.T, atol=1e-5)
+    gated = x[:, :5] / (1 + np.exp(-x[:, :5])) * x[:, 5:]
+    out = OPS.linear(OPS.tensor(x), layer, gated=True, residual=kept)
+    np.testing.assert_allclose(OPS.to_numpy(out), residual + gated @ weight.T, atol=1e-5)
+    np.testing.assert_array_equal(OPS.to_numpy(kept), before)
+
+
 def test_linear_owns_its_weights():
     weight, bias, x = normal(7, 5), normal(7, seed=1), normal(2, 3, 5, seed=2)
     expected = x @ weight.T + bias

@@ -57,6 +57,28 @@ def test_product_equals_plain_operators(
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("rows", [1, 7, 600])
+@pytest.mark.parametrize("bias", [True, False])
+def test_norm_gate_and_residual_within_a_product_equal_those_around_it(
+    levelled: Library, form: WeightFormat, rows: int, bias: bool
+) -> None:
+    """To the last bit: what a norm or gate gives goes into the same product, and sums are the same."""
+    ops, _ = opened(form, levelled)
+    inputs, outputs = 320, 138
+    added = ops.tensor(normal(outputs, seed=3)) if bias else None
+    layer = Linear(ops.pack(normal(outputs, inputs, seed=1)), added)
+    x, gates, residual = (ops.tensor(normal(rows, size, seed=4)) for size in (inputs, 2 * inputs, outputs))
+    gain, shift = (ops.tensor(normal(inputs, seed=seed)) for seed in (5, 6))
+    for norm in (Norm(gain, None, 1e-5), Norm(gain, shift, 1e-5)):
+        within = ops.linear(x, layer, norm=norm, residual=residual)
+        around = residual + ops.linear(ops.norm(x, norm), layer)
+        np.testing.assert_array_equal(ops.to_numpy(within), ops.to_numpy(around))
+    within = ops.linear(gates, layer, gated=True, residual=residual)
+    around = residual + ops.linear(ops.swiglu(gates), layer)
+    np.testing.assert_array_equal(ops.to_numpy(within), ops.to_numpy(around))
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_row_never_depends_on_its_batch(levelled: Library, form: WeightFormat) -> None:
     """Alone, in any place and among up to 600 others: equal to the last bit."""
     ops, _ = opened(form, levelled)

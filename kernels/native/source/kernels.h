@@ -61,6 +61,9 @@ struct Packer {
   char* to;       // see packed.h
 };
 
+// What becomes of a row before it is multiplied.
+enum class Before { kNothing, kRmsNorm, kGate };
+
 // Rows of activations times a packed matrix.
 struct Product {
   Packing packing;
@@ -69,10 +72,14 @@ struct Product {
   int64_t inputs;
   int64_t group;
   int64_t groups;
-  const float* x;  // [rows, inputs]
+  const float* x;  // [rows, inputs], or twice as many of a gate's
   int64_t rows;
-  const float* bias;  // [outputs], or null
-  float* out;         // [rows, outputs]
+  Before before;
+  const float* norm;  // [inputs], or null
+  float eps;
+  const float* bias;      // [outputs], or null
+  const float* residual;  // [rows, outputs] that the product is added to, or null
+  float* out;             // [rows, outputs]
   char* numbers;      // scratch: the rows as the level multiplies them, `row_bytes` each
   int64_t row_bytes;
   float* factors;  // scratch [rows, groups, 2]: scale of a row's numbers in a group, and scale times their sum
@@ -96,10 +103,10 @@ struct Kernels {
   void (*gelu)(const float* from, int64_t size, float* to);
 
   // Packed matrices, a panel of 64 outputs at a time: scratch for eight inputs of a row, in bytes; one row into it,
-  // which must be there before the product; the product, with [rows, 64] floats of scratch for sums.
+  // which must be there before the product, with `inputs` floats of scratch; the product, with [rows, 64] for sums.
   void (*pack_panel)(const Packer& packer, int64_t panel);
   int64_t (*row_bytes)(Packing packing);
-  void (*prepare_row)(const Product& work, int64_t row);
+  void (*prepare_row)(const Product& work, int64_t row, float* room);
   void (*product)(const Product& work, int64_t first_panel, int64_t last_panel, float* sums);
 
   // What bounds all of the above, for benchmarks: reading memory, and the multiply-adds of a packing. Both return

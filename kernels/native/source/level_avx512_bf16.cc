@@ -16,6 +16,7 @@ constexpr int kWidth = INTERNVL_WIDTH;
 
 #include "vector.h"
 #include "pool.h"
+#include "rows.h"
 #include "packed.h"
 #include "dots.h"
 #include "product.h"

@@ -91,13 +91,14 @@ inline void write_panel(const Product& work, int64_t panel, const float* sums) {
   const int64_t first = panel * kPanel;
   const int width = static_cast<int>(work.outputs - first < kPanel ? work.outputs - first : kPanel);
   for (int64_t row = 0; row < work.rows; ++row) {
-    float* out = work.out + row * work.outputs + first;
-    const float* from = sums + row * kPanel;
-    if (work.bias == nullptr) {
-      __builtin_memcpy(out, from, width * sizeof(float));
-    } else {
-      for (int i = 0; i < width; ++i) out[i] = from[i] + work.bias[first + i];
-    }
+    const int64_t at = row * work.outputs + first;
+    float numbers[kPanel];
+    __builtin_memcpy(numbers, sums + row * kPanel, sizeof(numbers));
+    if (work.bias)
+      for (int i = 0; i < width; ++i) numbers[i] += work.bias[first + i];
+    if (work.residual)
+      for (int i = 0; i < width; ++i) numbers[i] += work.residual[at + i];
+    __builtin_memcpy(work.out + at, numbers, width * sizeof(float));
   }
 }
 
@@ -140,14 +141,22 @@ inline void prepare_floats(const float* from, int64_t count, int64_t filled, cha
 #endif
 }
 
+inline float greatest_magnitude(const float* from, int64_t count) {
+  Vec greatest = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Vec numbers = load(from + i);
+    greatest = larger(larger(numbers, zero() - numbers), greatest);
+  }
+  float largest = maximum(greatest);
+  for (; i < count; ++i) largest = __builtin_fabsf(from[i]) > largest ? __builtin_fabsf(from[i]) : largest;
+  return largest;
+}
+
 // To whole numbers up to 127 with one factor, and their sum, which the low of the weights is multiplied by.
 inline void prepare_group(const float* from, int64_t count, int64_t filled, char* to, float* factors) {
   int8_t* codes = reinterpret_cast<int8_t*>(to);
-  float largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float magnitude = __builtin_fabsf(from[i]);
-    largest = magnitude > largest ? magnitude : largest;
-  }
+  const float largest = greatest_magnitude(from, count);
   const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
   int32_t sum = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -160,8 +169,18 @@ inline void prepare_group(const float* from, int64_t count, int64_t filled, char
   factors[1] = scale * static_cast<float>(sum);
 }
 
-void prepare_row(const Product& work, int64_t row) {
-  const float* from = work.x + row * work.inputs;
+// The row as it is multiplied, in `room` if it is not so already.
+inline const float* entering(const Product& work, int64_t row, float* room) {
+  switch (work.before) {
+    case Before::kNothing: return work.x + row * work.inputs;
+    case Before::kRmsNorm: rms_norm(work.x + row * work.inputs, work.norm, work.eps, work.inputs, room); return room;
+    case Before::kGate: swiglu(work.x + row * 2 * work.inputs, work.inputs, room); return room;
+  }
+  __builtin_unreachable();
+}
+
+void prepare_row(const Product& work, int64_t row, float* room) {
+  const float* from = entering(work, row, room);
   char* to = work.numbers + row * work.row_bytes;
   if (!is_scaled(work.packing)) return prepare_floats(from, work.inputs, work.groups * work.group, to);
   for (int64_t group = 0; group < work.groups; ++group) {

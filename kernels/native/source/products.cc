@@ -25,21 +25,27 @@ int64_t panels_of(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
 Tensor scratch(int64_t bytes) { return paddle::experimental::empty({bytes}, paddle::DataType::UINT8); }
 
 // Up to `kMostRows` rows.
-void multiply(const Product& work, int threads, float* sums) {
+void multiply(const Product& work, int threads, float* sums, float* rooms) {
   const Kernels& level = kernels();
   const int64_t count = panels_of(work.outputs);
   const int64_t pieces = std::min(count, threads * kPiecesOfThread);
-  for_each_piece(work.rows, work.rows == 1 ? 1 : threads, [&](int64_t row) { level.prepare_row(work, row); });
+  for_each_piece(work.rows, work.rows == 1 ? 1 : threads, [&](int64_t row) {
+    level.prepare_row(work, row, rooms + omp_get_thread_num() * work.inputs);
+  });
   for_each_piece(pieces, threads, [&](int64_t piece) {
     float* own = sums + omp_get_thread_num() * kMostRows * kPanel;
     level.product(work, count * piece / pieces, count * (piece + 1) / pieces, own);
   });
 }
 
-std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor& bias, int64_t outputs, int64_t group,
-                           int64_t packing) {
+const float* numbers_or_null(const Tensor& tensor) { return tensor.numel() ? tensor.data<float>() : nullptr; }
+
+// residual + entering(x) W^T + bias, without what is empty.
+std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor& bias, const Tensor& norm,
+                           const Tensor& residual, int64_t outputs, int64_t group, int64_t packing, double eps,
+                           bool gated) {
   std::vector<int64_t> shape = x.shape();
-  const int64_t inputs = shape.back(), rows = x.numel() / inputs;
+  const int64_t width = shape.back(), inputs = gated ? width / 2 : width, rows = x.numel() / width;
   shape.back() = outputs;
   Tensor out = paddle::experimental::empty(shape);
   Product work;
@@ -49,20 +55,26 @@ std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor&
   work.inputs = inputs;
   work.group = group;
   work.groups = (inputs + group - 1) / group;
-  work.bias = bias.numel() ? bias.data<float>() : nullptr;
+  work.bias = numbers_or_null(bias);
+  work.norm = numbers_or_null(norm);
+  work.before = gated ? Before::kGate : work.norm ? Before::kRmsNorm : Before::kNothing;
+  work.eps = static_cast<float>(eps);
   // A line apart, or all rows would compete for the same places of the first-level cache.
   work.row_bytes = work.groups * group / 8 * kernels().row_bytes(work.packing) + 64;
   const int threads = threads_for(rows * inputs * outputs);
   const int64_t at_once = std::min(rows, kMostRows);
   Tensor numbers = scratch(at_once * work.row_bytes), factors = scratch(at_once * work.groups * 2 * sizeof(float));
   Tensor sums = scratch(threads * kMostRows * kPanel * sizeof(float) + 64);
+  Tensor rooms = scratch(work.before == Before::kNothing ? 0 : threads * inputs * sizeof(float));
   work.numbers = reinterpret_cast<char*>(numbers.data<uint8_t>());
   work.factors = reinterpret_cast<float*>(factors.data<uint8_t>());
   for (int64_t first = 0; first < rows; first += at_once) {
     work.rows = std::min(at_once, rows - first);
-    work.x = x.data<float>() + first * inputs;
+    work.x = x.data<float>() + first * width;
     work.out = out.data<float>() + first * outputs;
-    multiply(work, threads, reinterpret_cast<float*>(sums.data<uint8_t>()));
+    work.residual = residual.numel() ? residual.data<float>() + first * outputs : nullptr;
+    multiply(work, threads, reinterpret_cast<float*>(sums.data<uint8_t>()),
+             reinterpret_cast<float*>(rooms.data<uint8_t>()));
   }
   return {out};
 }
@@ -71,9 +83,9 @@ std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor&
 }  // namespace internvl
 
 PD_BUILD_OP(internvl_linear)
-    .Inputs({"X", "Weights", "Bias"})
+    .Inputs({"X", "Weights", "Bias", "Norm", "Residual"})
     .Outputs({"Out"})
-    .Attrs({"outputs: int64_t", "group: int64_t", "packing: int64_t"})
+    .Attrs({"outputs: int64_t", "group: int64_t", "packing: int64_t", "eps: double", "gated: bool"})
     .SetKernelFn(PD_KERNEL(internvl::linear));
 
 namespace {
