@@ -94,8 +94,6 @@ async def core(config: Config) -> AsyncIterator[Core]:
     is ready at once. Its stores stay usable while a tier is away.
     """
     access = Access(config.access)
-    if config.store != MEMORY and config.media.directory is None:
-        _log.warning("--store outlives the media: set --media-dir, or pictures end with this process")
     async with (
         # Stores first: one that cannot be opened ends the start before anybody is called.
         open_store(config.store, config.kept.most) as store,
@@ -108,6 +106,8 @@ async def core(config: Config) -> AsyncIterator[Core]:
         turn_keeper(store) as keeper,
         open_turns(config.turns) as turns,
     ):
+        if config.store != MEMORY and config.media.directory is None:
+            _log.warning("--store outlives the media: set --media-dir, or pictures end with this process")
         retries = RetryBudget(config.retries)
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory(), retries)
         chats = Chats(tiers, store, keeper, turns, config.limits)
