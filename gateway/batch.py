@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from gateway.access.access import Access
 from gateway.caller import Caller
 from gateway.chats import Chats
 from gateway.concurrency import Emit, piped, task_group
@@ -42,8 +43,9 @@ class RunningBatch:
 class BatchCalls:
     """Batches of questions. Requests and answers are the messages of `internvl.v1.ChatService`."""
 
-    def __init__(self, chats: Chats) -> None:
+    def __init__(self, chats: Chats, access: Access) -> None:
         self._chats = chats
+        self._access = access
 
     @asynccontextmanager
     async def batch_chat(
@@ -51,11 +53,16 @@ class BatchCalls:
     ) -> AsyncIterator[RunningBatch]:
         """Answer all questions; leaving the block cancels what still runs.
 
+        Each counts as a call of its key, and no more are under way than the key may have turns.
+
         Raises:
             InvalidField: the batch as a whole cannot be run. What is wrong with one question fails it alone.
         """
         concurrent = _check(request)
+        if (most := self._access.most_turns(caller)) is not None:
+            concurrent = min(concurrent, most)
         questions = list(request.requests)
+        toll = _Toll(self._access, caller, deadline)
 
         async def answer_all(emit: Emit[chat_service_pb2.BatchChatResponse]) -> None:
             numbers = iter(range(len(questions)))
@@ -65,7 +72,7 @@ class BatchCalls:
             async def work() -> None:
                 nonlocal done
                 for number in numbers:
-                    response = await self._answer(questions[number], caller, deadline)
+                    response = await self._answer(questions[number], caller, deadline, toll)
                     async with counting:
                         done += 1
                         response.index, response.done, response.total = number, done, len(questions)
@@ -79,9 +86,10 @@ class BatchCalls:
             yield RunningBatch(aiter(responses), task.cancel)
 
     async def _answer(
-        self, question: chat_service_pb2.ChatRequest, caller: Caller, deadline: Deadline
+        self, question: chat_service_pb2.ChatRequest, caller: Caller, deadline: Deadline, toll: _Toll
     ) -> chat_service_pb2.BatchChatResponse:
         try:
+            await toll.pay()
             result = await self._patient_result(question, caller, deadline)
         except ServingError as error:
             return chat_service_pb2.BatchChatResponse(error=failure_to_proto(error))
@@ -99,10 +107,7 @@ class BatchCalls:
             try:
                 return await self._result(question, caller, deadline)
             except Overloaded as error:
-                left = deadline.remaining_s
-                if left is not None and error.retry_after_s >= left:
-                    raise
-                await asyncio.sleep(error.retry_after_s)
+                await _wait_after(error, deadline)
         return await self._result(question, caller, deadline)
 
     async def _result(
@@ -118,6 +123,42 @@ class BatchCalls:
                 if event.HasField("result"):
                     return event.result
         raise InternalError("the turn ended without a result")
+
+
+class _Toll:
+    """Charges a key for each question of a batch but the first, for which the call itself was charged."""
+
+    def __init__(self, access: Access, caller: Caller, deadline: Deadline) -> None:
+        self._access = access
+        self._caller = caller
+        self._deadline = deadline
+        self._began = False
+        self._paying = asyncio.Lock()
+
+    async def pay(self) -> None:
+        """Wait until the key may ask one more question.
+
+        Raises:
+            Overloaded: that is later than the client waits.
+        """
+        async with self._paying:  # in turn, so that none waits for ever
+            if not self._began:
+                self._began = True
+                return
+            while True:
+                try:
+                    self._access.charge(self._caller)
+                    return
+                except Overloaded as error:
+                    await _wait_after(error, self._deadline)
+
+
+async def _wait_after(refusal: Overloaded, deadline: Deadline) -> None:
+    """Wait as long as a refusal asks for; raise it if the client does not wait that long."""
+    left = deadline.remaining_s
+    if left is not None and refusal.retry_after_s >= left:
+        raise refusal
+    await asyncio.sleep(refusal.retry_after_s)
 
 
 def _check(request: chat_service_pb2.BatchChatRequest) -> int:

@@ -23,11 +23,16 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     """Hands every call on, with who calls and how long they wait."""
 
     def __init__(
-        self, chats: Chats, turns: TurnCalls, conversations: ConversationCalls, guard: GrpcGuard
+        self,
+        chats: Chats,
+        batches: BatchCalls,
+        turns: TurnCalls,
+        conversations: ConversationCalls,
+        guard: GrpcGuard,
     ) -> None:
         """`guard` lets the calls in and knows who makes them."""
         self._chats = chats
-        self._batches = BatchCalls(chats)
+        self._batches = batches
         self._turns = turns
         self._conversations = conversations
         self._guard = guard

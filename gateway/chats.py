@@ -6,11 +6,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from gateway import metrics
+from gateway.access.access import Access
 from gateway.answer import Answer, Event
 from gateway.caller import Caller
 from gateway.concurrency import Emit, piped, task_group, unless_idle
@@ -74,8 +75,15 @@ class Chats:
     """
 
     def __init__(
-        self, tiers: Tiers, store: Store, keeper: TurnKeeper, turns: LiveTurns, limits: RequestLimits
+        self,
+        access: Access,
+        tiers: Tiers,
+        store: Store,
+        keeper: TurnKeeper,
+        turns: LiveTurns,
+        limits: RequestLimits,
     ) -> None:
+        self._access = access
         self._tiers = tiers
         self._store = store
         self._claims = Claims(store.claims)
@@ -92,20 +100,25 @@ class Chats:
             yield RunningTurn(self.start(request, caller).read(after=0), lambda: None)
             return
         turn = partial(self._turn, request, caller, deadline, new_turn_id())
-        async with piped(turn, _EVENTS_AHEAD) as (events, task):
-            yield RunningTurn(aiter(events), task.cancel)
+        with self._access.turn(caller, request.priority):
+            async with piped(turn, _EVENTS_AHEAD) as (events, task):
+                yield RunningTurn(aiter(events), task.cancel)
 
     def start(self, request: chat_service_pb2.ChatRequest, caller: Caller) -> LiveTurn:
         """Start a turn that goes on by itself.
 
         Raises:
             InvalidField: it is malformed; what only a tier can tell, the turn fails with.
-            Overloaded: too many run.
+            Overloaded: too many run, of all keys or of this one.
         """
         self._prompts.check(request.messages, continues=request.HasField("conversation_id"))
         turn_id, deadline = new_turn_id(), Deadline.after(self._turns.longest_s)
         turn = partial(self._turn, request, caller, deadline, turn_id)
-        return self._turns.start(turn_id, caller.tenant, turn)
+        with ExitStack() as counted:
+            counted.enter_context(self._access.turn(caller, request.priority))
+            live = self._turns.start(turn_id, caller.tenant, turn)
+            self._turns.when_ended(live, counted.pop_all().close)
+        return live
 
     async def plan_turn(
         self, request: chat_service_pb2.PlanTurnRequest, caller: Caller, deadline: Deadline

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from gateway.access.access import Access, GrpcGuard
+from gateway.batch import BatchCalls
 from gateway.caller import ANYBODY
 from gateway.chat import ChatService
 from gateway.chats import Chats
@@ -58,7 +59,8 @@ class Core:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the gRPC door to a server; it must ask `required_guard`."""
-        service = ChatService(self.chats, self.turns, self.conversations, self.guard)
+        batches = BatchCalls(self.chats, self.access)
+        service = ChatService(self.chats, batches, self.turns, self.conversations, self.guard)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
 
     @property
@@ -110,7 +112,7 @@ async def core(config: Config) -> AsyncIterator[Core]:
             _log.warning("--store outlives the media: set --media-dir, or pictures end with this process")
         retries = RetryBudget(config.retries)
         tiers = Tiers(VisionBackend(vision), LlmBackend(llm), media, LayoutMemory(), retries)
-        chats = Chats(tiers, store, keeper, turns, config.limits)
+        chats = Chats(access, tiers, store, keeper, turns, config.limits)
         yield Core(
             chats,
             TurnCalls(chats, turns),

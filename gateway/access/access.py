@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from gateway.access.api_keys import Allowance, ApiKeys
 from gateway.access.limiter import Limiter
 from gateway.access.tokens import TokenConfig, Tokens
 from gateway.caller import ANYBODY, Caller
-from internvl.errors import Unauthenticated
+from internvl.errors import InvalidField, Unauthenticated
 
 _SCHEME = "bearer "
 # A longer one is neither a key nor a token of ours, and not worth hashing.
@@ -81,11 +81,43 @@ class Access:
         Raises:
             Overloaded: its allowance is used up; says when to try again.
         """
-        own = self._keys.allowance(caller) if self._keys is not None else None
-        async with self._limiter.admitted(
-            caller, self._default if own is None else own.or_else(self._default)
-        ):
+        async with self._limiter.admitted(caller, self._allowance(caller)):
             yield
+
+    @contextmanager
+    def turn(self, caller: Caller, priority: int) -> Iterator[None]:
+        """Count a turn of this caller, which is under way as long as the block, whatever became of its call.
+
+        Raises:
+            InvalidField: its key may not ask for this priority.
+            Overloaded: its key has as many turns under way as it may.
+        """
+        allowance = self._allowance(caller)
+        greatest = allowance.max_priority
+        if greatest is not None and priority > greatest:
+            raise InvalidField(
+                "priority",
+                f"this key may ask for at most {greatest}, got {priority}",
+                metadata={"limit": greatest},
+            )
+        with self._limiter.turn(caller, allowance):
+            yield
+
+    def charge(self, caller: Caller) -> None:
+        """Count what came within another call of this caller as a call of its own.
+
+        Raises:
+            Overloaded: its rate is used up; says when to try again.
+        """
+        self._limiter.charge(caller, self._allowance(caller))
+
+    def most_turns(self, caller: Caller) -> int | None:
+        """How many turns this caller may have under way; None for any number."""
+        return self._allowance(caller).concurrency
+
+    def _allowance(self, caller: Caller) -> Allowance:
+        own = self._keys.allowance(caller) if self._keys is not None else None
+        return self._default if own is None else own.or_else(self._default)
 
 
 class GrpcGuard:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from gateway.access.access import AccessConfig
-from gateway.access.api_keys import Allowance
+from gateway.access.api_keys import MOST_PRIORITY, Allowance
 from gateway.access.tokens import TokenConfig
 from internvl.errors import ConfigError
 from internvl.rpc import TlsConfig
@@ -31,7 +31,13 @@ def add_access_flags(parser: argparse.ArgumentParser) -> None:
         "--max-concurrent",
         type=_at_least_one,
         metavar="N",
-        help="calls of one key at the same time, likewise (any number)",
+        help="calls of one key at the same time, and turns, likewise (any number)",
+    )
+    add(
+        "--max-priority",
+        type=_priority,
+        metavar="N",
+        help=f"greatest priority of one key's turns, {-MOST_PRIORITY} to {MOST_PRIORITY}, likewise (any)",
     )
     add("--tls-cert", type=Path, metavar="FILE", help="certificate to serve with, PEM (plaintext)")
     add("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
@@ -43,9 +49,8 @@ def access_from_args(args: argparse.Namespace) -> AccessConfig:
     Raises:
         ConfigError: flags that do not go together; names one.
     """
-    return AccessConfig(
-        args.api_keys, _tokens_from_args(args), Allowance(args.requests_per_minute, args.max_concurrent)
-    )
+    allowance = Allowance(args.requests_per_minute, args.max_concurrent, args.max_priority)
+    return AccessConfig(args.api_keys, _tokens_from_args(args), allowance)
 
 
 def tls_from_args(args: argparse.Namespace) -> TlsConfig | None:
@@ -79,4 +84,10 @@ def _tokens_from_args(args: argparse.Namespace) -> TokenConfig | None:
 def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
+
+
+def _priority(text: str) -> int:
+    if not text.removeprefix("-").isdecimal() or abs(int(text)) > MOST_PRIORITY:
+        raise argparse.ArgumentTypeError(f"must be a whole number, {-MOST_PRIORITY} to {MOST_PRIORITY}")
     return int(text)

@@ -19,8 +19,11 @@ from internvl.errors import ConfigError
 # What may stand in a file name, a log line and a key of a store.
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
+# What the language tier takes, and its negative.
+MOST_PRIORITY = 10
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FIELDS = {"name", "tenant", "sha256", "requests_per_minute", "concurrency"}
+_FIELDS = {"name", "tenant", "sha256", "requests_per_minute", "concurrency", "max_priority"}
 _ENVIRONMENT = "env:"
 
 
@@ -30,16 +33,20 @@ class Allowance:
 
     Attributes:
         requests_per_minute: calls that may begin within a minute, in a burst at most.
-        concurrency: calls under way at the same time.
+        concurrency: calls under way at the same time, and likewise turns, which may outlive their calls.
+        max_priority: greatest priority of its turns.
     """
 
     requests_per_minute: int | None = None
     concurrency: int | None = None
+    max_priority: int | None = None
 
     def or_else(self, default: Allowance) -> Allowance:
         """This, with the default's bound where it has none."""
         return Allowance(
-            self.requests_per_minute or default.requests_per_minute, self.concurrency or default.concurrency
+            self.requests_per_minute or default.requests_per_minute,
+            self.concurrency or default.concurrency,
+            default.max_priority if self.max_priority is None else self.max_priority,
         )
 
 
@@ -69,6 +76,7 @@ class ApiKeys:
         sha256 = "..."              # printf %s "$KEY" | sha256sum
         requests_per_minute = 600   # default: any number
         concurrency = 16            # default: any number
+        max_priority = 0            # default: any
     """
 
     def __init__(self, where: str) -> None:
@@ -146,8 +154,11 @@ def _key(table: Mapping[str, Any], field: str) -> ApiKey:
         value = table.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{field}.{name}: must be a whole number of at least 1")
+    greatest = table.get("max_priority", 0)
+    if not isinstance(greatest, int) or isinstance(greatest, bool) or abs(greatest) > MOST_PRIORITY:
+        raise ConfigError(f"{field}.max_priority: must be {-MOST_PRIORITY} to {MOST_PRIORITY}")
     return ApiKey(
         Caller(table["tenant"], table["name"]),
         table["sha256"],
-        Allowance(table.get("requests_per_minute"), table.get("concurrency")),
+        Allowance(table.get("requests_per_minute"), table.get("concurrency"), table.get("max_priority")),
     )

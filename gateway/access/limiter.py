@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from gateway.access.api_keys import Allowance
@@ -21,11 +21,15 @@ class _Account:
 
     credit: float
     counted: float
-    running: int = 0
+    calls: int = 0
+    turns: int = 0
 
 
 class Limiter:
-    """Counts calls by key. A minute's calls may come at once; they flow back evenly.
+    """Counts calls and turns by key. A minute's calls may come at once; they flow back evenly.
+
+    Turns are counted beside calls, because they may outlive them: who has all its turns under way can still
+    look how far they are.
 
     Each gateway counts alone: behind several, a key may ask for its allowance at each.
     """
@@ -43,19 +47,36 @@ class Limiter:
             Overloaded: the key's rate or number of calls under way is used up; says when to try again.
         """
         account = self._account(caller, allowance)
-        if allowance.concurrency is not None and account.running >= allowance.concurrency:
-            raise Overloaded(
-                f"this key may have {allowance.concurrency} calls under way",
-                retry_after_s=1.0,
-                metadata={"concurrency": allowance.concurrency},
-            )
-        if allowance.requests_per_minute is not None:
-            self._charge(account, allowance.requests_per_minute)
-        account.running += 1
+        _check_room(account.calls, allowance, "calls")
+        self._charge(account, allowance)
+        account.calls += 1
         try:
             yield
         finally:
-            account.running -= 1
+            account.calls -= 1
+
+    @contextmanager
+    def turn(self, caller: Caller, allowance: Allowance) -> Iterator[None]:
+        """Count a turn, which is under way as long as the block.
+
+        Raises:
+            Overloaded: the key's number of turns under way is used up.
+        """
+        account = self._account(caller, allowance)
+        _check_room(account.turns, allowance, "turns")
+        account.turns += 1
+        try:
+            yield
+        finally:
+            account.turns -= 1
+
+    def charge(self, caller: Caller, allowance: Allowance) -> None:
+        """Count what came within another call as a call of its own.
+
+        Raises:
+            Overloaded: the key's rate is used up; says when to try again.
+        """
+        self._charge(self._account(caller, allowance), allowance)
 
     def _account(self, caller: Caller, allowance: Allowance) -> _Account:
         account = self._accounts.get(caller)
@@ -66,7 +87,10 @@ class Limiter:
         self._accounts.move_to_end(caller)
         return account
 
-    def _charge(self, account: _Account, per_minute: int) -> None:
+    def _charge(self, account: _Account, allowance: Allowance) -> None:
+        per_minute = allowance.requests_per_minute
+        if per_minute is None:
+            return
         now = self._clock()
         flowed = (now - account.counted) * per_minute / 60
         account.credit = min(float(per_minute), account.credit + flowed)
@@ -84,5 +108,13 @@ class Limiter:
         if len(self._accounts) <= _MAX_REMEMBERED:
             return
         for caller, account in list(self._accounts.items())[: _MAX_REMEMBERED // 10]:
-            if not account.running:
+            if not account.calls and not account.turns:
                 del self._accounts[caller]
+
+
+def _check_room(under_way: int, allowance: Allowance, what: str) -> None:
+    most = allowance.concurrency
+    if most is not None and under_way >= most:
+        raise Overloaded(
+            f"this key may have {most} {what} under way", retry_after_s=1.0, metadata={"concurrency": most}
+        )

@@ -94,6 +94,10 @@ class LiveTurns:
             )
         return turn
 
+    def when_ended(self, turn: LiveTurn, call: Callable[[], object]) -> None:
+        """Have something called when a turn that runs has ended, however it does."""
+        self._tasks[turn.turn_id].add_done_callback(lambda _: call())
+
     async def cancel(self, turn: LiveTurn) -> None:
         """End a turn and wait until it has; nothing happens to one that has ended."""
         task = self._tasks.get(turn.turn_id)

@@ -23,6 +23,7 @@ class FakeLlm:
         received: every tile frame, as the bytes that arrived.
         cached: visual ids held, with the number of tiles held of each; what is complete is not asked for.
         active: Generate calls under way.
+        most_active: the most there ever were.
         time_left_s: until the deadline of the last Generate, when it came.
         reading: cleared, it takes no tiles.
         gate: cleared, it holds words back.
@@ -36,7 +37,7 @@ class FakeLlm:
         self.opened: list[llm_service_pb2.GenerateOpen] = []
         self.received: list[bytes] = []
         self.cached: dict[str, int] = {}
-        self.active = 0
+        self.active = self.most_active = 0
         self.time_left_s: float | None = None
         self.idle = asyncio.Event()
         self.reading = asyncio.Event()
@@ -52,6 +53,7 @@ class FakeLlm:
     async def generate(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         """`Generate` over undecoded requests."""
         self.active += 1
+        self.most_active = max(self.most_active, self.active)
         self.time_left_s = context.time_remaining()
         self.idle.clear()
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.access.api_keys import Allowance
 from gateway.config import parse_config
 from gateway.tiers.discovery import Target
 from internvl.errors import ConfigError
@@ -57,6 +58,14 @@ def test_environment_sets_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quota_below_one_file_is_refused() -> None:
     with pytest.raises(ConfigError, match="--media-quota-mib"):
         parse_config(["--max-media-mib", "10", "--media-quota-mib", "9"])
+
+
+def test_allowance_of_every_key_has_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--requests-per-minute", "60", "--max-concurrent", "4", "--max-priority", "-1"]
+    assert parse_config(flags).access.allowance == Allowance(60, 4, -1)
+    with pytest.raises(SystemExit):
+        parse_config(["--max-priority", "11"])
+    assert "--max-priority: must be a whole number, -10 to 10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])

@@ -126,6 +126,8 @@ def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (entry("a", key="alpha"), "unknown field key"),
         (entry("a", concurrency=0), r"keys\[0\].concurrency"),
         (entry("a", requests_per_minute=True), r"keys\[0\].requests_per_minute"),
+        (entry("a", max_priority=11), r"keys\[0\].max_priority"),
+        (entry("a", max_priority="high"), r"keys\[0\].max_priority"),
     ],
 )
 def test_bad_keys_are_refused_by_flag(tmp_path: Path, text: str, problem: str) -> None:
