@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import configargparse
 
 from gateway.access.access import AccessConfig
 from gateway.access.access_flags import access_from_args, add_access_flags, tls_from_args
-from gateway.conversation_calls import LONGEST_S, Kept
+from gateway.conversation_calls import Kept
+from gateway.flag_types import count, multiple, positive, ratio, seconds
 from gateway.http.config import HttpConfig, add_http_flags
 from gateway.storage.media_flags import add_media_flags, media_from_args
 from gateway.storage.media_store import MIB, MediaConfig
@@ -98,7 +98,20 @@ def _parser() -> configargparse.ArgParser:
         "from the vision service to the language service. It computes nothing itself.",
         formatter_class=ServerHelpFormatter,
     )
-    _add_routing_flags(parser)
+    _add_tier_flags(parser)
+    _add_storage_flags(parser)
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-visuals", type=positive, default=32, metavar="N", help="pictures and films of one prompt"
+    )
+    _add_turn_flags(parser)
+    add_access_flags(parser)
+    add_http_flags(parser)
+    add_server_flags(parser, DEFAULT_LISTEN)
+    return parser
+
+
+def _add_storage_flags(parser: configargparse.ArgParser) -> None:
     storage = parser.add_argument_group("storage")
     storage.add_argument(
         "--store",
@@ -109,31 +122,22 @@ def _parser() -> configargparse.ArgParser:
     )
     storage.add_argument(
         "--conversation-ttl-seconds",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="S",
         help="how long a conversation is kept after its last change, by default and at most; 0: for ever",
     )
     storage.add_argument(
         "--max-conversations",
-        type=_positive,
+        type=positive,
         default=Kept().most,
         metavar="N",
         help="conversations of each tenant",
     )
     add_media_flags(storage)
-    limits = parser.add_argument_group("limits")
-    limits.add_argument(
-        "--max-visuals", type=_positive, default=32, metavar="N", help="pictures and films of one prompt"
-    )
-    _add_turn_flags(parser)
-    add_access_flags(parser)
-    add_http_flags(parser)
-    add_server_flags(parser, DEFAULT_LISTEN)
-    return parser
 
 
-def _add_routing_flags(parser: configargparse.ArgParser) -> None:
+def _add_tier_flags(parser: configargparse.ArgParser) -> None:
     tiers = parser.add_argument_group(
         "tiers (HOST:PORT, all addresses of the name count; several by commas or by repeating the flag)"
     )
@@ -152,38 +156,47 @@ def _add_routing_flags(parser: configargparse.ArgParser) -> None:
         metavar="TARGET",
         help=f"the language service (default: {DEFAULT_LLM})",
     )
-    routing, retries = RoutingConfig(), RetryConfig()
+    _add_routing_flags(add)
+    _add_retry_flags(add)
+
+
+def _add_routing_flags(add: Callable[..., object]) -> None:
+    routing = RoutingConfig()
     add(
         "--load-bound",
-        type=_at_least_one,
+        type=multiple,
         default=routing.load_bound,
         metavar="X",
         help="most requests of one replica, as a multiple of the mean of all",
     )
     add(
         "--resolve-seconds",
-        type=_seconds,
+        type=seconds,
         default=routing.resolve_s,
         metavar="S",
         help="time between two looks at the names",
     )
+
+
+def _add_retry_flags(add: Callable[..., object]) -> None:
+    retries = RetryConfig()
     add(
         "--max-retries",
-        type=_count,
+        type=count,
         default=retries.per_turn,
         metavar="N",
         help="replicas that one turn may lose before it fails",
     )
     add(
         "--retry-ratio",
-        type=_ratio,
+        type=ratio,
         default=retries.ratio,
         metavar="X",
         help="retries of all turns, for each turn that begins",
     )
     add(
         "--failover-wait-seconds",
-        type=_seconds,
+        type=seconds,
         default=retries.failover_wait_s,
         metavar="S",
         help="longest wait for another replica once a turn has lost one",
@@ -195,28 +208,28 @@ def _add_turn_flags(parser: configargparse.ArgParser) -> None:
     turns = TurnConfig()
     add(
         "--max-background-turns",
-        type=_positive,
+        type=positive,
         default=turns.most_running,
         metavar="N",
         help="background and resumable turns at the same time",
     )
     add(
         "--turn-max-seconds",
-        type=_seconds,
+        type=seconds,
         default=turns.longest_s,
         metavar="S",
         help="longest time that one may take",
     )
     add(
         "--turn-keep-seconds",
-        type=_seconds,
+        type=seconds,
         default=turns.keep_s,
         metavar="S",
         help="time for which its events can be read behind its end",
     )
     add(
         "--turn-keep-mib",
-        type=_positive,
+        type=positive,
         default=turns.most_bytes // MIB,
         metavar="MIB",
         help="events of all of them; the oldest are dropped",
@@ -232,40 +245,3 @@ def _target_list(text: str) -> tuple[Target, ...]:
 
 def _targets(given: Sequence[tuple[Target, ...]] | None, default: str) -> tuple[Target, ...]:
     return tuple(target for each in given or () for target in each) or (Target.parse(default),)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError("must be a whole number of at least 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    seconds = _number(text, least=0.0)
-    if seconds > LONGEST_S:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 to {LONGEST_S}")
-    return seconds
-
-
-def _ratio(text: str) -> float:
-    return _number(text, least=0.0)
-
-
-def _at_least_one(text: str) -> float:
-    return _number(text, least=1.0)
-
-
-def _number(text: str, least: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= least):
-        raise argparse.ArgumentTypeError(f"must be a number of at least {least:g}")
-    return number

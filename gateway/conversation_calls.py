@@ -9,14 +9,12 @@ from google.protobuf.duration_pb2 import Duration
 from gateway.caller import Caller
 from gateway.content import Message, Role, Text
 from gateway.deadline import Deadline
+from gateway.flag_types import LONGEST_S
 from gateway.storage.conversation_wire import conversation_to_proto, head_to_proto
 from gateway.storage.conversations import ConversationStore
 from gateway.wire import RequestLimits
 from internvl.errors import InvalidField
 from internvl.v1 import chat_service_pb2
-
-LONGEST_S = 10 * 365 * 24 * 3600
-"""Longest time to live, in seconds."""
 
 _MAX_TITLE = 256
 _DEFAULT_PAGE, _MAX_PAGE = 50, 500

@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway.access.access import AccessConfig
 from gateway.access.api_keys import MOST_PRIORITY, Allowance
 from gateway.access.tokens import TokenConfig
+from gateway.flag_types import positive
 from internvl.errors import ConfigError
 from internvl.rpc import TlsConfig
 
@@ -23,13 +24,13 @@ def add_access_flags(parser: argparse.ArgumentParser) -> None:
     add("--jwt-tenant-claim", default="tenant", metavar="CLAIM", help="claim that names the tenant")
     add(
         "--requests-per-minute",
-        type=_at_least_one,
+        type=positive,
         metavar="N",
         help="calls of one key; what its own entry says comes first (any number)",
     )
     add(
         "--max-concurrent",
-        type=_at_least_one,
+        type=positive,
         metavar="N",
         help="calls of one key at the same time, and turns, likewise (any number)",
     )
@@ -79,12 +80,6 @@ def _tokens_from_args(args: argparse.Namespace) -> TokenConfig | None:
     return TokenConfig(
         args.jwt_issuer, args.jwt_audience, args.jwt_secret_file, args.jwt_jwks_file, args.jwt_tenant_claim
     )
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(text)
 
 
 def _priority(text: str) -> int:

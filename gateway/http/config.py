@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import configargparse
 
+from gateway.flag_types import positive, some_seconds
 from internvl.errors import ConfigError
 from internvl.telemetry import split_address
 
@@ -114,11 +115,11 @@ def add_http_flags(parser: configargparse.ArgParser) -> None:
         help="a web page that may call, such as https://example.com, or * for all; may be repeated (none)",
     )
     group.add_argument(
-        "--http-max-body-mib", type=_positive, default=64, metavar="MIB", help="largest request"
+        "--http-max-body-mib", type=positive, default=64, metavar="MIB", help="largest request"
     )
     group.add_argument(
         "--http-request-timeout-seconds",
-        type=_seconds,
+        type=some_seconds,
         default=3600.0,
         metavar="S",
         help="longest time for one request",
@@ -133,24 +134,8 @@ def add_http_flags(parser: configargparse.ArgParser) -> None:
     )
     group.add_argument(
         "--media-timeout-seconds",
-        type=_seconds,
+        type=some_seconds,
         default=10.0,
         metavar="S",
         help="longest time for such a fetch",
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
-    return seconds

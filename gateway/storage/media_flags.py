@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from gateway.flag_types import positive
 from gateway.storage.media_store import MIB, MediaConfig
 from internvl.errors import ConfigError
 
@@ -17,30 +18,30 @@ def add_media_flags(group: argparse._ArgumentGroup) -> None:
         help="where media is kept: a directory, or s3://BUCKET/PREFIX and whatever else fsspec knows; unset: "
         "forgotten at the end",
     )
-    add("--max-media-mib", type=_positive, default=64, metavar="MIB", help="largest file")
-    add("--min-media-bytes", type=_positive, default=1, metavar="N", help="smallest file")
+    add("--max-media-mib", type=positive, default=64, metavar="MIB", help="largest file")
+    add("--min-media-bytes", type=positive, default=1, metavar="N", help="smallest file")
     add(
         "--media-quota-mib",
-        type=_positive,
+        type=positive,
         default=4096,
         metavar="MIB",
         help="all files together; the least recently used that no conversation shows are dropped",
     )
     add(
         "--tenant-media-quota-mib",
-        type=_positive,
+        type=positive,
         metavar="MIB",
         help="likewise for the files of each tenant (no bound of its own)",
     )
     add(
         "--media-ttl-seconds",
-        type=_positive,
+        type=positive,
         metavar="S",
         help="how long a file is kept that nobody uses and no conversation shows (for ever)",
     )
     add(
         "--upload-idle-seconds",
-        type=_positive,
+        type=positive,
         default=30,
         metavar="S",
         help="longest wait for the next bytes of an upload",
@@ -69,9 +70,3 @@ def media_from_args(args: argparse.Namespace) -> MediaConfig:
         time_to_live_s=args.media_ttl_seconds,
         idle_s=args.upload_idle_seconds,
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(text)

@@ -75,6 +75,29 @@ def test_number_that_makes_no_sense_is_refused(number: str, capsys: pytest.Captu
     assert "--max-visuals: must be a whole number of at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "wanted"),
+    [
+        ("--media-quota-mib", "1.5", "a whole number of at least 1"),
+        ("--requests-per-minute", "0", "a whole number of at least 1"),
+        ("--http-max-body-mib", "-1", "a whole number of at least 1"),
+        ("--max-retries", "-1", "a whole number of at least 0"),
+        ("--turn-max-seconds", "nan", "a number of seconds, 0 to 315360000"),
+        ("--conversation-ttl-seconds", "1e9", "a number of seconds, 0 to 315360000"),
+        ("--http-request-timeout-seconds", "0", "a number of seconds above 0"),
+        ("--media-timeout-seconds", "soon", "a number of seconds above 0"),
+        ("--retry-ratio", "inf", "a number of at least 0"),
+        ("--load-bound", "0.9", "a number of at least 1"),
+    ],
+)
+def test_flag_says_what_it_would_have_taken(
+    flag: str, value: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_config([flag, value])
+    assert f"{flag}: must be {wanted}" in capsys.readouterr().err
+
+
 def test_help_names_every_flag() -> None:
     shown = run("-m", "gateway", "--help")
     assert shown.returncode == 0
