@@ -167,10 +167,10 @@ lock: .venv-lock/pyvenv.cfg ## resolve the lock files anew; UPGRADE=--upgrade mo
 	$(HASHED) --extra all --extra nano --output-file $(LOCKS)/runtime.lock
 	$(HASHED) --extra vision --extra cpu $(HELD) --output-file $(LOCKS)/vision.lock
 	$(HASHED) --extra llm --extra cpu $(HELD) --output-file $(LOCKS)/llm.lock
-	$(HASHED) --extra gateway $(HELD) --output-file $(LOCKS)/gateway.lock
 	$(UV) --extra test $(HELD) --no-annotate --output-file $(LOCKS)/test.lock
 	sed -i -E -e '/^(cuda|nvidia|triton)-?/d' -e '/^torch==/d' $(LOCKS)/test.lock
 	sed -n -E 's/^ *"(torch==[^"]*)",/\1/p' pyproject.toml >> $(LOCKS)/test.lock
+	$(HASHED) --extra gateway --extra s3 $(HELD) --constraint $(LOCKS)/test.lock --output-file $(LOCKS)/gateway.lock
 	$(HASHED) --extra check $(HELD) --constraint $(LOCKS)/test.lock --output-file $(LOCKS)/check.lock
 	$(HASHED) --resolution lowest-direct --output-file $(LOCKS)/client-floor.lock
 	$(HASHED) --extra protos --output-file $(LOCKS)/protos.lock

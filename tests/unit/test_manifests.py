@@ -10,7 +10,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import fsspec
 import pytest
 import yaml
 
@@ -335,6 +337,23 @@ def test_many_gateways_keep_nothing_themselves_and_ask_for_keys() -> None:
     (port,) = next(each["spec"]["ports"] for each in services if each["metadata"]["name"] == "redis")
     assert config.store == f"redis://redis:{port['port']}/0"
     assert str(config.media.directory).startswith("s3://")
-    (keys,) = (mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "keys")
-    assert Path(config.access.api_keys).is_relative_to(keys)
-    assert not any(volume.get("persistentVolumeClaim") for volume in pod["volumes"])
+    deleted, keys = container["volumeMounts"]
+    assert Path(config.access.api_keys).is_relative_to(keys["mountPath"])
+    (mount,) = (m for m in container_of("gateway")["volumeMounts"] if m["mountPath"] == deleted["mountPath"])
+    assert deleted["$patch"] == "delete"
+    assert {"name": mount["name"], "$patch": "delete"} in pod["volumes"]
+    volumes = {each["name"]: each for each in pod_of("gateway")["spec"]["volumes"]}
+    claim = volumes[mount["name"]]["persistentVolumeClaim"]
+    patches = yaml.safe_load((MANY_GATEWAYS / "kustomization.yaml").read_text())["patches"]
+    inline = [yaml.safe_load(each["patch"]) for each in patches if "patch" in each]
+    assert {"name": claim["claimName"]} in [
+        each["metadata"] for each in inline if isinstance(each, dict) and each["$patch"] == "delete"
+    ]
+
+
+def test_the_gateways_image_reaches_the_bucket() -> None:
+    patch = yaml.safe_load((MANY_GATEWAYS / "gateway.yaml").read_text())
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    scheme = urlsplit(str(PARSERS["gateway"](container["args"]).media.directory)).scheme
+    needed = fsspec.get_filesystem_class(scheme).__module__.partition(".")[0]
+    assert re.search(rf"^{needed}==", (ROOT / "deploy/requirements/gateway.lock").read_text(), re.MULTILINE)
