@@ -80,7 +80,9 @@ class HttpApp:
         self._models = Models(core.chats)
         media = MediaReader(core.chats.store_media, RemoteMedia(config.media, network))
         self._completions = ChatCompletions(core.chats, self._models, media, limits)
-        archive = ResponseArchive(core.conversations, core.turns, config.request_timeout_s)
+        archive = ResponseArchive(
+            core.conversations, core.turns, config.request_timeout_s, config.response_ttl_s
+        )
         self._responses = Responses(core.chats, archive, self._models, media, limits)
         origins = list(config.cors_origins)
         cors = Middleware(

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 
 import configargparse
 
-from gateway.flag_types import positive, some_seconds
+from gateway.flag_types import positive, seconds, some_seconds
 from internvl.errors import ConfigError
 from internvl.telemetry import split_address
 
 MIB = 2**20
+
+# As long as OpenAI keeps them: nobody forgets them by hand.
+_RESPONSE_TTL_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class HttpConfig:
         request_timeout_s: longest time for one request.
         header_timeout_s: longest time for the head of a request, and between two requests of a connection.
         max_connections: connections at a time.
+        response_ttl_s: how long a response is kept, in seconds; None for as long as conversations are.
     """
 
     listen: str = ""
@@ -65,6 +69,7 @@ class HttpConfig:
     request_timeout_s: float = 3600.0
     header_timeout_s: float = 20.0
     max_connections: int = 4096
+    response_ttl_s: float | None = _RESPONSE_TTL_S
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> HttpConfig:
@@ -95,6 +100,7 @@ class HttpConfig:
                 max_total_bytes=max(4 * BodyLimits().max_bytes, 2 * args.http_max_body_mib * MIB),
             ),
             request_timeout_s=args.http_request_timeout_seconds,
+            response_ttl_s=args.response_ttl_seconds or None,
         )
 
 
@@ -123,6 +129,14 @@ def add_http_flags(parser: configargparse.ArgParser) -> None:
         default=3600.0,
         metavar="S",
         help="longest time for one request",
+    )
+    group.add_argument(
+        "--response-ttl-seconds",
+        type=seconds,
+        default=_RESPONSE_TTL_S,
+        metavar="S",
+        help="how long a response of /v1/responses is kept, at most as long as conversations are; "
+        "0: as long as they are",
     )
     group.add_argument(
         "--media-domain",

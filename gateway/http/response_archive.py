@@ -6,11 +6,14 @@ OpenAI's API. Its id is that of its conversation and, if it runs in the backgrou
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
 
 from gateway.conversation_calls import ConversationCalls
 from gateway.http.endpoint import Call
@@ -61,14 +64,31 @@ class ResponseId:
 class ResponseArchive:
     """Finds, makes and forgets the conversations of responses."""
 
-    def __init__(self, conversations: ConversationCalls, turns: TurnCalls, longest_s: float) -> None:
+    def __init__(
+        self,
+        conversations: ConversationCalls,
+        turns: TurnCalls,
+        longest_s: float,
+        time_to_live_s: float | None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            conversations: keep them.
+            turns: run those in the background.
+            longest_s: time that one may take.
+            time_to_live_s: how long each is kept; None for as long as conversations are.
+        """
         self._conversations = conversations
         self._turns = turns
         self._longest_s = longest_s
+        self._time_to_live = None if time_to_live_s is None else Duration(seconds=math.ceil(time_to_live_s))
 
     async def create(self, system_text: str | None, call: Call) -> ResponseId:
         """Make room for a response."""
-        request = chat_service_pb2.CreateConversationRequest(system_text=system_text)
+        request = chat_service_pb2.CreateConversationRequest(
+            system_text=system_text, time_to_live=self._time_to_live
+        )
         created = await self._conversations.create_conversation(request, call.caller, call.deadline)
         return ResponseId(created.conversation.conversation_id)
 

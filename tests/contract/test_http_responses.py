@@ -8,11 +8,12 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.http.config import HttpConfig
 from internvl.errors import InvalidField, Overloaded
 from internvl.v1 import chat_service_pb2, content_pb2
 from tests.contract.fake_vision import picture
 from tests.contract.gateway_tiers import bounded, until
-from tests.contract.http_door import MODEL, http_stack
+from tests.contract.http_door import HERE, MODEL, http_stack
 from tests.contract.test_http_chat import client, data_url
 
 RESPONSES = "/v1/responses"
@@ -57,6 +58,23 @@ async def test_response_is_answered_kept_and_forgotten() -> None:
         for call in (caller.responses.retrieve, caller.responses.delete):
             with pytest.raises(openai.NotFoundError):
                 await call(response.id)
+
+
+@pytest.mark.parametrize(
+    ("config", "kept_s"),
+    [
+        (HttpConfig(HERE), 30 * 24 * 3600),
+        (HttpConfig(HERE, response_ttl_s=60.0), 60),
+        (HttpConfig(HERE, response_ttl_s=None), 0),
+    ],
+)
+@bounded
+async def test_response_is_kept_for_a_time(config: HttpConfig, kept_s: int) -> None:
+    async with http_stack(config) as stack, client(stack) as caller:
+        await caller.responses.create(model=MODEL, input="hi")
+        listed = await stack.tiers.chat.ListConversations(chat_service_pb2.ListConversationsRequest())
+        (head,) = listed.conversations
+        assert head.expire_time.ToSeconds() == (head.update_time.ToSeconds() + kept_s if kept_s else 0)
 
 
 @bounded
