@@ -4,41 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import accumulate
 from typing import TypeAlias
 
-from llm_service.text.content import ChatMessage, ImagePart, Part, Role, TextPart, VideoPart
+from llm_service.text.content import ChatMessage, ImagePart, Role, TextPart, VideoPart
 from llm_service.text.template import ChatTemplate
 
-
-class Labels(StrEnum):
-    """When pictures are numbered in the text (`Image-1: `)."""
-
-    SEVERAL = "several"
-    """In turns with more than one picture, as the reference's examples do."""
-    ALWAYS = "always"
-    NEVER = "never"
+# As the reference's examples have them: a picture is numbered in its conversation, a frame in its film.
+_IMAGE_LABEL = "Image-{}: "
+_FRAME_LABEL = "Frame{}: "
 
 
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
-    """How messages are laid out. The defaults are those of the reference's examples.
+    """How messages are laid out. The default is that of the reference's examples.
 
     Attributes:
         visuals_first: put the pictures and films of a turn before its text, whatever their order; else keep
             it.
-        image_labels: when pictures are numbered.
-        image_label: the text before a picture; `{}` is its number in the conversation, from 1.
-        frame_label: the text before a frame; `{}` is its number in the film, from 1.
-        max_images: most pictures and frames of a prompt; None is no limit.
     """
 
     visuals_first: bool = True
-    image_labels: Labels = Labels.SEVERAL
-    image_label: str = "Image-{}: "
-    frame_label: str = "Frame{}: "
-    max_images: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +87,7 @@ class _Layout:
         parts = [part for part in message.parts if part != TextPart("")]
         if self._options.visuals_first:
             parts.sort(key=lambda part: isinstance(part, TextPart))
-        labelled = self._labelled(parts)
+        labelled = sum(isinstance(part, ImagePart) for part in parts) > 1
         after_text = False
         for part in parts:
             if isinstance(part, TextPart):
@@ -111,21 +97,16 @@ class _Layout:
                 self._items += 1
             after_text = isinstance(part, TextPart)
 
-    def _labelled(self, parts: Sequence[Part]) -> bool:
-        if self._options.image_labels is Labels.SEVERAL:
-            return sum(isinstance(part, ImagePart) for part in parts) > 1
-        return self._options.image_labels is Labels.ALWAYS
-
     def _image(self, part: ImagePart, labelled: bool) -> Iterator[LayoutPiece]:
         self._images += 1
         if labelled:
-            yield self._options.image_label.format(self._images)
+            yield _IMAGE_LABEL.format(self._images)
         yield Picture(part.visual_id, self._items, None, 0, part.tiles)
         yield "\n"
 
     def _video(self, part: VideoPart) -> Iterator[LayoutPiece]:
         first_tiles = accumulate(part.frames, initial=0)
         for frame, (first_tile, tiles) in enumerate(zip(first_tiles, part.frames, strict=False)):
-            yield self._options.frame_label.format(frame + 1)
+            yield _FRAME_LABEL.format(frame + 1)
             yield Picture(part.visual_id, self._items, frame, first_tile, tiles)
             yield "\n"

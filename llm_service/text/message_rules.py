@@ -9,15 +9,11 @@ from internvl.errors import InvalidField
 from llm_service.text.content import ChatMessage, ImagePart, Part, Role, TextPart, VideoPart
 
 
-def check_messages(messages: Sequence[ChatMessage], max_images: int | None) -> None:
+def check_messages(messages: Sequence[ChatMessage]) -> None:
     """Check a whole conversation.
 
     Turns of user and assistant alternate, as they do in every conversation that the model has seen; a system
     message may come first.
-
-    Args:
-        messages: the turns.
-        max_images: most pictures and frames; None is no limit.
 
     Raises:
         InvalidField: naming the message or part at fault.
@@ -28,7 +24,6 @@ def check_messages(messages: Sequence[ChatMessage], max_images: int | None) -> N
         _check_role(index, message.role)
         _check_parts(index, message)
     _check_order([message.role for message in messages])
-    _check_images(messages, max_images)
 
 
 def _check_role(index: int, role: str) -> None:
@@ -77,16 +72,6 @@ def _check_tiles(field: str, part: ImagePart | VideoPart) -> None:
         raise InvalidField(field, "a film must have at least one frame")
     if min(_tiles(part)) < 1:
         raise InvalidField(field, "every picture and frame must have at least one tile")
-
-
-def _check_images(messages: Sequence[ChatMessage], max_images: int | None) -> None:
-    images = sum(len(_tiles(part)) for message in messages for part in message.parts)
-    if max_images is not None and images > max_images:
-        raise InvalidField(
-            "messages",
-            f"{images} pictures and frames are over the limit of {max_images}",
-            metadata={"images": images, "limit": max_images},
-        )
 
 
 def _tiles(part: Part) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def build_prompt(
         InvalidField: a message that cannot be used; the field is a path such as `messages[2].role`.
         ConfigError: `check_tokenizer` would have refused the tokenizer.
     """
-    check_messages(messages, options.max_images)
+    check_messages(messages)
     template = template_of(config)
     pieces = list(lay_out(messages, options, template))
     segments = _segments(pieces, template, tokenizer, config.tokens_per_tile)
