@@ -31,6 +31,7 @@ class ChatCompletions:
         model = await self._models.check(asked.model, call.caller, call.deadline)
         with asked.names.translated():
             await self._media.store(asked.messages.media, call.caller)
+        call.body_stored()
         completion = Completion(model, asked.logprobs, asked.include_usage)
         if asked.stream:
             return EventStream(self._stream(asked, completion, call))

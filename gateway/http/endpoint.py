@@ -43,6 +43,8 @@ class Call:
         path: the variable parts of its path.
         query: what stands behind the path.
         idempotency_key: the `Idempotency-Key` of its head, if it has one.
+        body_stored: to be called once its files are stored and its body is held no longer, however long the
+            answer takes.
     """
 
     request_id: str
@@ -51,7 +53,8 @@ class Call:
     json: dict[str, Any]
     path: Mapping[str, str]
     query: Mapping[str, str]
-    idempotency_key: str | None = None
+    idempotency_key: str | None
+    body_stored: Callable[[], None]
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -153,6 +156,7 @@ class Endpoint:
                 scope.get("path_params", {}),
                 _query(scope),
                 headers.get("idempotency-key"),
+                held.let_go,
             )
             await _unless_gone(self._respond(call, scope, receive, exchange), receive)
 

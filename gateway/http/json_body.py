@@ -48,12 +48,12 @@ class BodyReader:
 
     @contextmanager
     def holding(self) -> Iterator[Held]:
-        """An account of what one request holds, closed with the block."""
+        """An account of what one request holds, closed with the block at the latest."""
         held = Held(self)
         try:
             yield held
         finally:
-            self.held -= held.size
+            held.let_go()
 
     async def read_json(self, headers: Mapping[str, str], receive: Receive, held: Held) -> dict[str, Any]:
         """The JSON object that a request carries.
@@ -102,6 +102,10 @@ class BodyReader:
             raise Overloaded("too many large requests are being read at this moment", retry_after_s=1.0)
         self.held += size
 
+    def give_back(self, size: int) -> None:
+        """Count bytes no longer. For `Held` alone."""
+        self.held -= size
+
     def _too_large(self) -> BodyTooLarge:
         limit = self._limits.max_bytes
         return BodyTooLarge(
@@ -125,6 +129,11 @@ class Held:
         """
         self._reader.take(size)
         self.size += size
+
+    def let_go(self) -> None:
+        """Count them no longer."""
+        self._reader.give_back(self.size)
+        self.size = 0
 
 
 def parse_json(body: bytes | bytearray) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Responses:
         names = asked.names(len(history), stored=asked.store)
         with names.translated():
             await self._media.store(asked.messages.media, call.caller)
+            call.body_stored()
             if not asked.store:
                 chat = asked.to_proto(call.request_id, history, None)
                 response = _response(ResponseId(uuid.uuid4().hex), model, asked)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from typing import Any
 
 import openai
 import pytest
 
 from gateway.http.config import BodyLimits, HttpConfig
+from tests.contract.fake_vision import picture
 from tests.contract.gateway_tiers import bounded, until
-from tests.contract.http_door import CHAT, HERE, chat, client, http_stack
+from tests.contract.http_door import CHAT, HERE, MODEL, chat, client, data_url, http_stack, image, text
 
 NOT_JSON = (
     (b"", "JSON"),
@@ -107,6 +109,31 @@ async def test_bodies_together_are_bounded() -> None:
         taken = await stack.post(CHAT, chat("hi"))
     assert (refused.status, taken.status) == (429, 200)
     assert "retry-after" in refused.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+@bounded
+async def test_body_whose_pictures_are_stored_makes_room_while_it_is_answered(
+    path: str, stream: bool
+) -> None:
+    url = data_url(picture(1, "x" * 500))
+    request: dict[str, Any] = {"model": MODEL, "stream": stream}
+    if path == CHAT:
+        request |= chat(text("look"), image(url))
+    else:
+        parts = [{"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": url}]
+        request["input"] = [{"role": "user", "content": parts}]
+    config = HttpConfig(listen=HERE, body=BodyLimits(max_bytes=1000, max_total_bytes=1500))
+    async with http_stack(config) as stack:
+        stack.tiers.llm.gate.clear()
+        asked = []
+        for number in range(1, 4):
+            asked.append(asyncio.create_task(stack.post(path, request)))
+            await until(lambda number=number: stack.tiers.llm.active == number or asked[-1].done())
+        assert stack.app.held_bytes == 0
+        stack.tiers.llm.gate.set()
+        assert [reply.status for reply in await asyncio.gather(*asked)] == [200] * 3
 
 
 @bounded
