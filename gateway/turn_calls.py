@@ -31,6 +31,11 @@ class TurnCalls:
         self._chats = chats
         self._turns = turns
 
+    @property
+    def longest_s(self) -> float:
+        """Time that a turn in the background may take."""
+        return self._turns.longest_s
+
     async def start_turn(
         self, request: chat_service_pb2.StartTurnRequest, caller: Caller, deadline: Deadline
     ) -> chat_service_pb2.StartTurnResponse:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from gateway.caller import Caller
 from gateway.chats import Chats
 from gateway.deadline import Deadline
 from gateway.http.errors import UnknownModel
+from internvl.errors import Unavailable
 
 # A replaced model shows after this time.
 _FRESH_S = 10.0
@@ -35,6 +37,16 @@ class Models:
             await self._read(caller, deadline)
         if model != self._name:
             raise UnknownModel("model: no such model; GET /v1/models lists what is served here")
+        return self._name
+
+    async def last_known(self, caller: Caller, deadline: Deadline) -> str:
+        """The model's own name as it was last heard; empty while it never was.
+
+        What is kept can be told without the language tier.
+        """
+        if not self._name:
+            with suppress(Unavailable):
+                await self._read(caller, deadline)
         return self._name
 
     async def all(self, caller: Caller, deadline: Deadline) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class ResponseArchive:
         self,
         conversations: ConversationCalls,
         turns: TurnCalls,
-        longest_s: float,
+        timeout_s: float,
         time_to_live_s: float | None,
     ) -> None:
         """Begin.
@@ -76,12 +76,12 @@ class ResponseArchive:
         Args:
             conversations: keep them.
             turns: run those in the background.
-            longest_s: time that one may take.
+            timeout_s: time that one may take which is not in the background.
             time_to_live_s: how long each is kept; None for as long as conversations are.
         """
         self._conversations = conversations
         self._turns = turns
-        self._longest_s = longest_s
+        self._timeout_s = timeout_s
         self._time_to_live = None if time_to_live_s is None else Duration(seconds=math.ceil(time_to_live_s))
 
     async def create(self, system_text: str | None, call: Call) -> ResponseId:
@@ -133,7 +133,7 @@ class ResponseArchive:
             response.text = "".join(part.text for part in conversation.messages[-1].parts)
             response.usage = record.usage
             response.error = _BROKEN_OFF if response.status == FAILED else None
-        elif not await self._look(response, response_id, call) and time.time() - created > self._longest_s:
+        elif not await self._look(response, response_id, call) and self._is_over(response_id, created):
             # Its gateway is gone, and nobody else goes on with it.
             response.status, response.error = FAILED, _BROKEN_OFF
         return response
@@ -165,6 +165,11 @@ class ResponseArchive:
                 await self._turns.cancel_turn(request, call.caller, call.deadline)
         forgotten = chat_service_pb2.DeleteConversationRequest(conversation_id=response_id.conversation_id)
         await self._conversations.delete_conversation(forgotten, call.caller, call.deadline)
+
+    def _is_over(self, response_id: ResponseId, created: float) -> bool:
+        """Whether a response without an answer has none to come."""
+        longest_s = self._timeout_s if response_id.turn_id is None else self._turns.longest_s
+        return time.time() - created > longest_s
 
     async def _look(self, response: ResponseObject, response_id: ResponseId, call: Call) -> bool:
         """Fill in how far a turn has come; whether this gateway knows."""

@@ -65,8 +65,8 @@ class Responses:
     async def get(self, call: Call) -> Response:
         """A response that is kept."""
         self._refuse_query(call)
-        (model,) = await self._models.all(call.caller, call.deadline)
-        return JSONResponse((await self._archive.get(call.path["id"], model["id"], call)).to_json())
+        model = await self._models.last_known(call.caller, call.deadline)
+        return JSONResponse((await self._archive.get(call.path["id"], model, call)).to_json())
 
     async def items(self, call: Call) -> Response:
         """What a response was asked."""

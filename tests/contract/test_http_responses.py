@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from gateway.config import Config
 from gateway.http.config import HttpConfig
+from gateway.turns.live_turns import TurnConfig
 from internvl.errors import InvalidField, Overloaded
+from internvl.rpc import ServerConfig
 from internvl.v1 import chat_service_pb2, content_pb2
 from tests.contract.fake_vision import picture
 from tests.contract.gateway_tiers import bounded, until
@@ -194,6 +200,43 @@ async def test_refused_response_leaves_nothing() -> None:
             assert (reply.status, reply.error["param"]) == (400, "temperature")
         listed = await stack.tiers.chat.ListConversations(chat_service_pb2.ListConversationsRequest())
         assert not listed.conversations
+
+
+@bounded
+async def test_what_is_kept_is_told_while_the_language_tier_is_away(tmp_path: Path) -> None:
+    gateway = Config(ServerConfig(HERE), store=str(tmp_path / "kept.db"))
+    async with http_stack(gateway=gateway) as stack, client(stack) as caller:
+        done = await caller.responses.create(model=MODEL, input="one two")
+        stack.tiers.llm.gate.clear()
+        started = await caller.responses.create(model=MODEL, input="three", background=True)
+        assert stack.tiers.llm_server is not None
+        await stack.tiers.llm_server.server.stop(0)
+        kept = await caller.responses.retrieve(done.id)
+        assert (kept.output_text, kept.model) == ("one two", MODEL)
+        assert await caller.responses.cancel(started.id)
+    async with http_stack(gateway=gateway) as stack, client(stack) as caller:
+        assert stack.tiers.llm_server is not None
+        await stack.tiers.llm_server.server.stop(0)
+        assert (await caller.responses.retrieve(done.id)).output_text == "one two"
+
+
+@bounded
+async def test_another_gateway_waits_as_long_as_a_background_turn_may_take(tmp_path: Path) -> None:
+    store = str(tmp_path / "kept.db")
+    gateway = Config(ServerConfig(HERE), store=store, turns=TurnConfig(longest_s=3600.0))
+    quick = HttpConfig(HERE, request_timeout_s=20.0)
+    async with (
+        http_stack(gateway=gateway) as stack,
+        http_stack(quick, gateway=gateway) as other,
+        client(stack) as caller,
+        client(other) as elsewhere,
+    ):
+        stack.tiers.llm.gate.clear()
+        started = await caller.responses.create(model=MODEL, input="one two", background=True)
+        for age_s, status in ((60, "in_progress"), (4000, "failed")):
+            with closing(sqlite3.connect(store)) as database, database:
+                database.execute("UPDATE conversations SET created = created - ?", (age_s,))
+            assert (await elsewhere.responses.retrieve(started.id)).status == status
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
