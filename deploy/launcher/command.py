@@ -15,48 +15,64 @@ from internvl.cli import Command
 from internvl.model_choice import add_weight_flags, weights_of
 from internvl.telemetry import LOG_LEVELS
 
+_DEFAULTS = LaunchConfig()
+
 
 def configure(parser: ArgumentParser) -> None:
     """Declare the arguments."""
-    defaults = LaunchConfig()
     parser.epilog = (
         "Every flag of a service can be set through the environment, for example INTERNVL_LLM_CONTEXT_LIMIT."
     )
+    _add_model_flags(parser)
+    _add_process_flags(parser)
+    _add_place_flags(parser)
+
+
+def _add_model_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, metavar="DIR", help="checkpoint (default: the embedded nano model)")
-    add("--device", default=defaults.device, metavar="cpu|gpu:N", help="where both models compute")
+    add("--device", default=_DEFAULTS.device, metavar="cpu|gpu:N", help="where both models compute")
     add_weight_flags(parser)
     add(
         "--weight-cache",
         metavar="DIR|off",
         help="where packed weights are kept (default: internvl/weights in the user's cache folder)",
     )
+
+
+def _add_process_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    for tier, service in (("vision", "vision"), ("llm", "language")):
+        add(
+            f"--{tier}-replicas",
+            type=_count,
+            default=1,
+            metavar="N",
+            help=f"processes of the {service} service, each with the model (default: 1)",
+        )
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="compute threads of each model process (default: half the cores for each tier)",
+    )
+    add(
+        "--ready-timeout",
+        type=float,
+        default=_DEFAULTS.ready_timeout_s,
+        metavar="S",
+        help=f"longest wait for the models to load (default: {_DEFAULTS.ready_timeout_s:g})",
+    )
+
+
+def _add_place_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--ports",
         type=_ports,
         default=Ports(),
         metavar="auto|GATEWAY,VISION,LLM[,HTTP]",
         help="where to listen (default: 50050,50051,50052,8000); auto picks free ports; HTTP 0 leaves it out",
-    )
-    add(
-        "--vision-replicas",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="processes of the vision service, each with the model (default: 1)",
-    )
-    add(
-        "--llm-replicas",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="processes of the language service, each with the model (default: 1)",
-    )
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="compute threads of each model process (default: half the cores for each tier)",
     )
     add("--store", metavar="PATH|URL", help="as of the gateway: a file, or redis://... (default: in memory)")
     add(
@@ -65,14 +81,7 @@ def configure(parser: ArgumentParser) -> None:
         help="as of the gateway (default: PATH-media beside a store that is a file, or else forgotten)",
     )
     add("--log-dir", type=Path, metavar="DIR", help="write logs to files instead of standard error")
-    add("--log-level", default=defaults.log_level, choices=LOG_LEVELS, help="least severe log line")
-    add(
-        "--ready-timeout",
-        type=float,
-        default=defaults.ready_timeout_s,
-        metavar="S",
-        help=f"longest wait for the models to load (default: {defaults.ready_timeout_s:g})",
-    )
+    add("--log-level", default=_DEFAULTS.log_level, choices=LOG_LEVELS, help="least severe log line")
 
 
 def run(arguments: Namespace) -> int:
