@@ -105,10 +105,10 @@ class BlockPool:
         """The block registered under a hash."""
         return self._blocks.get(key)
 
-    def is_registered(self, block: int) -> bool:
-        """Whether a block can be found by its hash."""
-        return block in self._contents
-
     def tiles(self, block: int) -> Tiles:
-        """The embeddings of the tiles that a registered block touches."""
+        """The embeddings of the tiles that a registered block touches.
+
+        Raises:
+            KeyError: it is not registered.
+        """
         return self._contents[block].tiles

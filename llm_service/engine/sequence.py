@@ -94,11 +94,6 @@ class Sequence:
         missing = self.missing
         return missing is not None and self.computed >= missing.offset
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the answer has all the tokens it may have."""
-        return len(self.generated) >= self.request.sampling.max_tokens
-
     def needs(self) -> tuple[VisualNeed, ...]:
         """The embeddings to send, each item once and from its first missing tile on, in order of use."""
         tiles: dict[str, int] = {}

@@ -12,7 +12,7 @@ from llm_service.text.tokenizer_files import read_json
 
 # Ids that end a turn in the reference's chat(), its conversation lists, or Phi-3's own generation config.
 _STOP_TOKENS = ("</s>", "<|endoftext|>", "<|assistant|>", "<|end|>")
-# The only one that chat() passes on.
+# The only one at which the reference's chat() stops.
 CHAT_STOP_TOKEN = "<|end|>"
 
 
@@ -25,18 +25,6 @@ def default_stop_ids(tokenizer: Tokenizer, folder: Path) -> frozenset[int]:
     """
     named = {tokenizer.control_id(content) for content in _STOP_TOKENS} - {None}
     return frozenset({*named, tokenizer.eos_id, *_generation_eos(folder)})  # type: ignore[arg-type]
-
-
-def chat_stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """The one id at which the reference's chat() stops.
-
-    Raises:
-        ConfigError: the tokenizer lacks it.
-    """
-    token_id = tokenizer.control_id(CHAT_STOP_TOKEN)
-    if token_id is None:
-        raise ConfigError(f"tokenizer: no token {CHAT_STOP_TOKEN}")
-    return frozenset({token_id})
 
 
 def _generation_eos(folder: Path) -> list[int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from internvl.errors import ConfigError, InvalidField
 from llm_service.text.answer import AnswerStream, StopRules
 from llm_service.text.detokenizer import Detokenizer, decode
-from llm_service.text.stopping import StopChecker, chat_stop_ids, default_stop_ids
+from llm_service.text.stopping import StopChecker, default_stop_ids
 from llm_service.text.tokenizer import Tokenizer
 from tests.unit import tokenizer_samples as samples
 
@@ -171,7 +171,7 @@ def test_answer_is_what_chat_makes_of_it(tokenizer: Tokenizer) -> None:
     @given(st.lists(run).map(lambda runs: [token_id for run in runs for token_id in run]))
     def check(ids: list[int]) -> None:
         generated = ids[: ids.index(end) + 1] if end in ids else ids  # generation stops at eos, and keeps it
-        text, _ = answer(tokenizer, StopRules(token_ids=chat_stop_ids(tokenizer)), ids)
+        text, _ = answer(tokenizer, StopRules(frozenset({end})), ids)
         assert text == decode(tokenizer, generated).split("<|end|>")[0].strip()
 
     check()
@@ -218,7 +218,6 @@ def test_default_stop_ids_are_all_that_may_end_a_turn(
     if generation_config is not None:
         samples.write_json(tmp_path / "generation_config.json", generation_config)
     assert default_stop_ids(tokenizer, tmp_path) == {2, 32000, 32001, 32007} | more
-    assert chat_stop_ids(tokenizer) == {32007}
 
 
 def test_stop_ids_follow_the_names_of_the_file(tmp_path: Path) -> None:
