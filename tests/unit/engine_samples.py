@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from llm_service.engine.engine import Engine
 from llm_service.engine.events import Delta, Event, Failed, Finished
@@ -206,6 +207,16 @@ class Bench:
     @property
     def blocks_held(self) -> int:
         return self.engine._scheduler.blocks.used
+
+
+def metric(name: str, **labels: str) -> float:
+    """What the engine of this process exports, as it was when it last had an answer to tell of."""
+    return REGISTRY.get_sample_value(f"internvl_llm_{name}", labels) or 0.0
+
+
+def is_empty() -> bool:
+    """Whether no request waits, runs or holds memory, by the metrics."""
+    return not any(map(metric, ("requests_waiting", "requests_running", "kv_tokens")))
 
 
 def expected_tokens(wanted: Request) -> list[int]:

@@ -16,6 +16,8 @@ from tests.unit.engine_samples import (
     Bench,
     embeddings,
     expected_tokens,
+    is_empty,
+    metric,
     request,
     tile_keys,
 )
@@ -104,10 +106,12 @@ def test_company_changes_no_answer(batch: list[Request], budget: int, data: st.D
 
 
 def assert_idle(bench: Bench) -> None:
-    scheduler = bench.engine._scheduler
-    assert (scheduler.waiting, scheduler.running, scheduler.kv_tokens) == ((), (), 0)
+    assert is_empty()
     assert bench.blocks_held == 0
-    assert not bench.engine._jobs
+    cancelled = metric("requests_total", outcome="cancelled")
+    for asked, _ in bench.events:
+        bench.engine.cancel(asked)
+    assert metric("requests_total", outcome="cancelled") == cancelled  # all of them had ended
 
 
 @pytest.mark.parametrize("prompt", [ROPE_LIMIT - 2, ROPE_LIMIT - 1, ROPE_LIMIT, ROPE_LIMIT + 1])

@@ -17,6 +17,7 @@ from tests.unit.engine_samples import (
     Bench,
     embeddings,
     expected_tokens,
+    metric,
     request,
     tile_keys,
 )
@@ -136,18 +137,18 @@ def test_pictures_swapped_within_a_prompt_share_nothing_behind_the_swap() -> Non
 
 
 def test_too_little_memory_makes_answers_wait_and_changes_none() -> None:
-    bench = Bench(kv_blocks=12, max_running=4)
+    bench, preempted = Bench(kv_blocks=12, max_running=4), metric("preemptions_total")
     asked = [request([n] * 9, max_tokens=20, stop_ids=frozenset()) for n in range(1, 5)]
     for one in asked:
         bench.engine.submit(one)
     bench.run()
     assert [bench.tokens(one) for one in asked] == [expected_tokens(one) for one in asked]
-    assert bench.engine._scheduler.preemptions > 0
+    assert metric("preemptions_total") > preempted
     assert bench.blocks_held == 0
 
 
 def test_a_preempted_answer_with_pictures_asks_nobody_again() -> None:
-    bench = Bench(kv_blocks=14, max_running=4)
+    bench, preempted = Bench(kv_blocks=14, max_running=4), metric("preemptions_total")
     asked = [
         request([n] * 3, tile_keys(f"p{n}", 2), max_tokens=25, stop_ids=frozenset()) for n in range(1, 4)
     ]
@@ -157,7 +158,7 @@ def test_a_preempted_answer_with_pictures_asks_nobody_again() -> None:
     bench.run()
     assert [bench.tokens(one) for one in asked] == [expected_tokens(one) for one in asked]
     assert all(sum(isinstance(event, Admitted) for event in bench.of(one)) == 1 for one in asked)
-    assert bench.engine._scheduler.preemptions > 0
+    assert metric("preemptions_total") > preempted
 
 
 def test_what_the_cache_brought_since_is_no_reason_to_time_out() -> None:

@@ -22,7 +22,9 @@ from tests.unit.engine_samples import (
     SpelledAnswer,
     embeddings,
     expected_tokens,
+    is_empty,
     limits,
+    metric,
     regime_of,
     request,
     tile_keys,
@@ -66,11 +68,6 @@ class Service:
         async with self.thread.running() as thread:
             yield thread
 
-    @property
-    def is_empty(self) -> bool:
-        scheduler = self.engine._scheduler
-        return not (scheduler.waiting or scheduler.running or scheduler.kv_tokens)
-
 
 async def tokens(stream: EventStream) -> list[int]:
     return [token async for event in stream if isinstance(event, Delta) for token in event.token_ids]
@@ -111,8 +108,8 @@ async def test_leaving_early_frees_everything() -> None:
     async with service.running() as thread:
         with thread.generate(request((1, 2), tile_keys("a", 1))) as stream:
             assert isinstance(await anext(aiter(stream)), Admitted)
-            assert not service.is_empty
-        await until(lambda: service.is_empty)
+            assert not is_empty()
+        await until(is_empty)
 
 
 @bounded
@@ -123,7 +120,7 @@ async def test_a_request_cancelled_during_a_step_gets_no_second_one() -> None:
         with thread.generate(request((1, 2), max_tokens=100, stop_ids=frozenset())):
             await asyncio.to_thread(service.model.entered.wait, 20)
         service.model.gate.set()
-        await until(lambda: service.is_empty)
+        await until(is_empty)
         assert len(service.model.steps) == 1
 
 
@@ -135,7 +132,7 @@ async def test_a_slow_reader_is_cut_and_others_are_not() -> None:
     async with service.running() as thread:
         with thread.generate(lazy) as unread:
             got = await answer(thread, eager)
-            await until(lambda: service.is_empty)
+            await until(is_empty)
             with pytest.raises(SlowReader) as cut:
                 await tokens(unread)
     assert got == expected_tokens(eager)
@@ -146,9 +143,11 @@ async def test_a_slow_reader_is_cut_and_others_are_not() -> None:
 async def test_an_end_is_never_lost_to_a_full_stream() -> None:
     service = Service(stream_limit=3)
     asked = request((1, 2), max_tokens=2, stop_ids=frozenset())
+    ended = metric("requests_total", outcome="length")
     async with service.running() as thread:
         with thread.generate(asked) as stream:
-            await until(lambda: len(stream._events) == 4)
+            await until(lambda: metric("requests_total", outcome="length") > ended)
+            await thread.estimate(asked)  # comes behind all events
             last = [event async for event in stream][-1]
     assert isinstance(last, Finished)
 
@@ -165,7 +164,7 @@ async def test_a_full_queue_is_refused_without_waiting_for_the_step() -> None:
         service.model.entered.clear()
         tasks = [asyncio.create_task(answer(thread, request())) for _ in range(2)]
         await asyncio.to_thread(service.model.entered.wait, 20)
-        await until(lambda: len(service.engine._scheduler.waiting) == 1)
+        await until(lambda: metric("requests_waiting") == 1)
         with pytest.raises(Overloaded):  # the model stands still: nobody but the caller's own thread answers
             await answer(thread, request())
         service.model.gate.set()

@@ -56,6 +56,12 @@ class Histories:
         expected = [self._by_hand(old, past) for old, past in zip(self._rows, pasts, strict=True)]
         return ours, np.concatenate([*expected, np.zeros((padding, ours.shape[1]))])
 
+    def move(self, sequence: int) -> None:
+        """Copy the blocks of a sequence, and go on with the copies."""
+        copies = [(block, self._free.pop()) for block in self._tables[sequence]]
+        self._pool.copy_blocks(np.array(copies, np.int64))
+        self._tables[sequence] = [target for _, target in copies]
+
     def _draw(self, count: int) -> np.ndarray:
         shape = (count, self._heads + 2 * self._pool.shape.kv_heads, self._pool.shape.head_dim)
         return self._random.standard_normal(shape, dtype=np.float32) * np.float32(self._scale)
@@ -179,10 +185,7 @@ def test_copied_blocks_hold_the_same(dtype: KvDtype) -> None:
     pool = pool_of(OPS, 40, 2, 8, dtype)
     histories = Histories(pool, heads=2)
     histories.grow(OPS, [7])
-    table = histories._tables[0]
-    copies = [(block, histories._free.pop()) for block in table]
-    pool.copy_blocks(np.array(copies, np.int64))
-    histories._tables[0] = [target for _, target in copies]
+    histories.move(0)
     ours, expected = histories.grow(OPS, [1])
     np.testing.assert_allclose(ours, expected, atol=TOLERANCE[dtype])
 
