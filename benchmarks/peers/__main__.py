@@ -21,7 +21,7 @@ from benchmarks.peers.contestants import FORMATS, PEERS, contestants, start_of
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.pieces import PARTS
 from benchmarks.peers.race import RaceConfig, run_race
-from benchmarks.peers.record import Record
+from benchmarks.peers.record import Conditions, Record, processor
 from benchmarks.peers.rows import rows_of
 from benchmarks.report import add_report_flags, report
 from internvl.user_cache import user_cache
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = RaceConfig(args.cache / "logs", args.rounds, args.only, args.threads, args.timeout)
     field = contestants(args.formats, args.peers, ours=not args.skip_ours)
     try:
-        record = Record(args.layers, args.record)
+        model = args.model.resolve().name if args.model else ""
+        record = Record(Conditions(args.layers, args.threads, model, processor()), args.record)
         run_race(config, field, record, lambda each: start_of(each, checkpoints, args.threads))
     except NotRunError as error:
         parser.error(str(error))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.checkpoints import Checkpoints
+from benchmarks.peers.checkpoints import ROOT, Checkpoints
 from benchmarks.peers.environments import LLAMA, TRANSFORMERS, VLLM, Environment, python_of, variables_of
 from kernels.runtime import cpu_flags
 
@@ -44,10 +44,15 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How to start a contestant."""
+    """How to start a contestant.
+
+    Attributes:
+        path: where it finds modules; it runs in the first of these folders.
+    """
 
     command: tuple[str, ...]
     variables: dict[str, str]
+    path: tuple[Path, ...] = (ROOT, ROOT / "clients")
 
 
 def contestants(formats: Sequence[str], peers: Sequence[str], *, ours: bool = True) -> list[Contestant]:
@@ -109,7 +114,20 @@ def _peer(
 ) -> Start:
     python = python_of(environment, checkpoints.cache)
     variables = variables_of(environment, checkpoints.cache)
-    return Start((*_command(python, program, threads, model), *flags), variables)
+    return Start(
+        (*_command(python, program, threads, model), *flags), variables, (programs(checkpoints.cache),)
+    )
+
+
+def programs(cache: Path) -> Path:
+    """A folder that holds nothing but `benchmarks`: peers would take packages of this project, `kernels` for
+    one, for others that have the same name."""
+    folder = cache / "programs"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "benchmarks"
+    link.unlink(missing_ok=True)
+    link.symlink_to(ROOT / "benchmarks")
+    return folder
 
 
 def _command(python: Path, program: str, threads: int, model: Path) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.checkpoints import ROOT
 from benchmarks.peers.contestants import Start
 from benchmarks.peers.environments import reason
 from benchmarks.peers.failures import NotRunError
@@ -26,7 +26,7 @@ class EngineProcess:
 
     Attributes:
         version: of the engine.
-        ready_s: from its start until it was ready to answer.
+        ready_s: from the start of its program, imports included, until it was ready to answer.
     """
 
     def __init__(self, start: Start, log: Path, timeout_s: float) -> None:
@@ -37,6 +37,7 @@ class EngineProcess:
         """
         self._log = log
         self._timeout_s = timeout_s
+        began = time.perf_counter()
         with log.open("w", encoding="utf-8") as file:
             self._process = subprocess.Popen(
                 start.command,
@@ -44,8 +45,8 @@ class EngineProcess:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"} | start.variables,
+                cwd=start.path[0],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, start.path))} | start.variables,
                 start_new_session=True,
             )
         try:
@@ -54,7 +55,7 @@ class EngineProcess:
             self.stop()
             raise
         self.version: str = ready["version"]
-        self.ready_s: float = ready["ready_s"]
+        self.ready_s = time.perf_counter() - began
 
     def run(self, order: Order) -> Arrivals:
         """Carry out an order.

@@ -11,14 +11,16 @@ from benchmarks.peers.bandwidth import read_bandwidth
 from benchmarks.peers.contestants import ONE_PROCESS, Contestant, Start
 from benchmarks.peers.engine_process import EngineProcess, running
 from benchmarks.peers.failures import NotRunError
-from benchmarks.peers.orders import TextOrder
+from benchmarks.peers.orders import Order, PictureOrder, TextOrder
 from benchmarks.peers.pieces import Piece, pieces_of
 from benchmarks.peers.progress import say
 from benchmarks.peers.record import Record, Sample
 
 Prepare: TypeAlias = Callable[[Contestant], Start]
 
-_WARM_UP = TextOrder(streams=1, prompt_tokens=48, answer_tokens=4)
+# Before each piece, work of its kind: nobody's first one counts. A picture of a single tile.
+_TEXT_WARM_UP = TextOrder(streams=1, prompt_tokens=48, answer_tokens=4)
+_PICTURE_WARM_UP = PictureOrder(side=448, answer_tokens=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,8 @@ def _take_turn(
 def _run_piece(engine: EngineProcess, contestant: Contestant, piece: Piece, record: Record) -> None:
     seed = 1 + len(record.samples)
     try:
-        if isinstance(piece.order, TextOrder):
-            engine.run(replace(_WARM_UP, seed=-seed))
+        warm_up: Order = _TEXT_WARM_UP if isinstance(piece.order, TextOrder) else _PICTURE_WARM_UP
+        engine.run(replace(warm_up, seed=-seed))
         arrivals = engine.run(replace(piece.order, seed=seed))
     except NotRunError as error:
         record.of(contestant.name).not_run[piece.name] = str(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,20 +40,43 @@ class Facts:
     not_run: dict[str, str] = field(default_factory=dict)
 
 
-class Record:
-    """Samples and facts of a race over one model.
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must be equal for measurements to be compared.
 
     Attributes:
-        layers: of that model's decoder.
+        layers: of the model's decoder.
+        threads: of each engine.
+        model: name of the checkpoint; empty for random weights.
+        processor: see `processor`.
     """
 
-    def __init__(self, layers: int, file: Path | None = None) -> None:
+    layers: int
+    threads: int
+    model: str
+    processor: str
+
+
+def processor() -> str:
+    """This machine's processor as Linux describes it; elsewhere its kind alone."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return platform.machine()
+    found = re.findall(r"^(model name|cpu family|model)\s*:\s*(.*)$", text, re.MULTILINE)
+    return ", ".join(f"{name} {value}" for name, value in sorted(set(found))) or platform.machine()
+
+
+class Record:
+    """Samples and facts of a race."""
+
+    def __init__(self, conditions: Conditions, file: Path | None = None) -> None:
         """Begin, or go on with what the file holds.
 
         Raises:
-            NotRunError: the file is of a race over another model.
+            NotRunError: the file is of a race under other conditions.
         """
-        self.layers = layers
+        self.conditions = conditions
         self.samples: list[Sample] = []
         self.facts: dict[str, Facts] = {}
         self.bandwidth: list[float] = []
@@ -84,7 +109,7 @@ class Record:
         if self._file is None:
             return
         content = {
-            "layers": self.layers,
+            "conditions": asdict(self.conditions),
             "bandwidth_gb_s": self.bandwidth,
             "facts": {name: asdict(facts) for name, facts in self.facts.items()},
             "samples": [asdict(sample) for sample in self.samples],
@@ -93,10 +118,12 @@ class Record:
             file.write(f"{json.dumps(content)}\n".encode())
 
     def _read(self, content: dict[str, Any]) -> None:
-        if content["layers"] != self.layers:
-            raise NotRunError(
-                f"--record: it is of {content['layers']} layers, and this race of {self.layers}"
-            )
+        ours, theirs = asdict(self.conditions), content["conditions"]
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise NotRunError(
+                    f"--record: its {name} is {theirs[name]!r}, and that of this race {value!r}"
+                )
         self.bandwidth = content["bandwidth_gb_s"]
         self.facts = {name: Facts(**facts) for name, facts in content["facts"].items()}
         self.samples = [Sample(**sample) for sample in content["samples"]]

@@ -36,7 +36,7 @@ def rows_of(record: Record, goals: tuple[Goal, ...] = GOALS) -> list[Row]:
         _extra_memory(record),
         *_measured(record),
     ]
-    return [_labelled(row, record.layers) for row in rows]
+    return [_labelled(row, record.conditions.layers) for row in rows]
 
 
 def _compared(record: Record, goal: Goal) -> Row:
@@ -66,7 +66,7 @@ def _bandwidth_share(record: Record) -> Row:
     best = _best_bandwidth(record)
     if math.isnan(best):
         return Row(metric, math.nan, unit, f"{_NO_BANDWIDTH}; {goal}")
-    share = _bytes_per_token(record.layers) / 1e9 / (token / 1e3) / best
+    share = _bytes_per_token(record.conditions.layers) / 1e9 / (token / 1e3) / best
     verdict = _verdict(goal, share >= BANDWIDTH_GOAL)
     against = f"{best:.1f} GB/s read by all threads, the best of this run; {verdict}"
     return Row(metric, share, unit, against, share)
@@ -100,7 +100,7 @@ def _extra_memory(record: Record) -> Row:
     goal = f"goal <= {EXTRA_GIB_GOAL}"
     if facts is None or not facts.peak_bytes:
         return _missing(record, "rss_extra_gib", "GiB", f"{OURS} bf16", "", goal)
-    specs = expected_tensors(parse_model_config(config_of(record.layers))).values()
+    specs = expected_tensors(parse_model_config(config_of(record.conditions.layers))).values()
     weights = sum(2 * spec.parameters for spec in specs) / _GIB
     extra = facts.peak_bytes / _GIB - weights - KV_BUDGET_GIB
     verdict = _verdict(goal, extra <= EXTRA_GIB_GOAL)

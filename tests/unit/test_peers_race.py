@@ -12,7 +12,7 @@ from benchmarks.peers.engine_process import running
 from benchmarks.peers.failures import NotRunError
 from benchmarks.peers.orders import PictureOrder, TextOrder
 from benchmarks.peers.race import RaceConfig, run_race, turn_order
-from benchmarks.peers.record import Record
+from benchmarks.peers.record import Conditions, Record
 
 STUB = str(Path(__file__).with_name("peers_stub.py"))
 FAST, SLOW, BROKEN, VIEWER = (
@@ -32,13 +32,17 @@ def config(folder: Path, rounds: int = 1, parts: tuple[str, ...] = ("decode",)) 
     return RaceConfig(folder / "logs", rounds, parts, threads=1, timeout_s=60)
 
 
+def conditions(layers: int = 32, threads: int = 2) -> Conditions:
+    return Conditions(layers, threads, model="", processor="made up")
+
+
 def test_every_other_round_goes_backwards() -> None:
     assert turn_order([FAST, SLOW, BROKEN], 0) == [FAST, SLOW, BROKEN]
     assert turn_order([FAST, SLOW, BROKEN], 1) == [BROKEN, SLOW, FAST]
 
 
 def test_everybody_does_the_same_work_in_every_round(tmp_path: Path) -> None:
-    record = Record(32)
+    record = Record(conditions())
     run_race(config(tmp_path, rounds=2), [FAST, SLOW], record, start)
     assert [each.contestant for each in record.samples] == [FAST.name, SLOW.name, SLOW.name, FAST.name]
     assert {len(each.arrivals[0]) for each in record.samples} == {64}
@@ -48,7 +52,7 @@ def test_everybody_does_the_same_work_in_every_round(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_cannot_start_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    record = Record(32)
+    record = Record(conditions())
     run_race(config(tmp_path), [BROKEN, FAST], record, start)
     assert "this engine never starts" in record.facts[BROKEN.name].not_run[""]
     assert [each.contestant for each in record.samples] == [FAST.name]
@@ -58,13 +62,13 @@ def test_a_peer_that_cannot_be_built_is_told(tmp_path: Path) -> None:
     def no_compiler(contestant: Contestant) -> Start:
         raise NotRunError("not built: no C compiler")
 
-    record = Record(32)
+    record = Record(conditions())
     run_race(config(tmp_path), [SLOW], record, no_compiler)
     assert record.facts[SLOW.name].not_run == {"": "not built: no C compiler"}
 
 
 def test_a_piece_that_fails_leaves_the_other_pieces(tmp_path: Path) -> None:
-    record = Record(32)
+    record = Record(conditions())
     run_race(config(tmp_path, parts=("image", "decode")), [FAST], record, start)
     assert [each.piece for each in record.samples] == ["text"]
     assert "takes no picture orders" in record.facts[FAST.name].not_run["image"]
@@ -72,18 +76,20 @@ def test_a_piece_that_fails_leaves_the_other_pieces(tmp_path: Path) -> None:
 
 def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
     file = tmp_path / "race.json"
-    run_race(config(tmp_path), [FAST], Record(32, file), start)
-    again = Record(32, file)
+    run_race(config(tmp_path), [FAST], Record(conditions(), file), start)
+    again = Record(conditions(), file)
     assert again.done(FAST.name) == {"text": 1}
     run_race(config(tmp_path), [FAST, SLOW], again, start)
     assert [each.contestant for each in again.samples] == [FAST.name, SLOW.name]
 
 
-def test_a_record_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_record_of_other_conditions_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "race.json"
-    Record(2, file).save()
-    with pytest.raises(NotRunError, match=r"of 2 layers, and this race of 32"):
-        Record(32, file)
+    Record(conditions(layers=2), file).save()
+    with pytest.raises(NotRunError, match=r"its layers is 2, and that of this race 32"):
+        Record(conditions(), file)
+    with pytest.raises(NotRunError, match=r"its threads is 2, and that of this race 1"):
+        Record(conditions(layers=2, threads=1), file)
 
 
 def test_an_engine_is_asked_and_ends_with_the_block(tmp_path: Path) -> None:

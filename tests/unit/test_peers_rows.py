@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.peers.orders import Arrivals, TextOrder
 from benchmarks.peers.pieces import decode_rate, first_s, second_s, serve_rate, token_ms
-from benchmarks.peers.record import Record, Sample
+from benchmarks.peers.record import Conditions, Record, Sample
 from benchmarks.peers.rows import rows_of
 from benchmarks.report import Row, report
 
@@ -20,7 +20,7 @@ def steady(first: float, gap: float, tokens: int = 64) -> Arrivals:
 
 
 def record_of(*samples: tuple[str, str, Arrivals], layers: int = 32) -> Record:
-    record = Record(layers)
+    record = Record(Conditions(layers, threads=2, model="", processor="made up"))
     for piece, contestant, arrivals in samples:
         record.add(Sample(piece, contestant, arrivals))
     return record

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from benchmarks.memory import peak_rss
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.checkpoints import config_of, modern
-from benchmarks.peers.contestants import contestants, full_form
+from benchmarks.peers.contestants import contestants, full_form, programs
 from benchmarks.peers.environments import Environment, python_of, reason, variables_of, without_lines
 from benchmarks.peers.failures import NotRunError
+from benchmarks.peers.record import processor
 from internvl.checkpoint import series_config
 
 
@@ -72,6 +75,17 @@ def test_the_field_has_what_the_formats_are_compared_with() -> None:
     assert [each.name for each in alone] == [f"vllm {full_form()}"]
 
 
+def test_a_peer_finds_none_of_our_packages(tmp_path: Path) -> None:
+    """transformers asks whether there is a package `kernels`, and took ours for it."""
+    probe = "import importlib.util as u; print([u.find_spec(n) is None for n in ('benchmarks', 'kernels')])"
+    folder = programs(tmp_path)
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", probe], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[False, True]"
+    assert programs(tmp_path) == folder
+
+
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--peers", "llama,nobody"])
@@ -82,9 +96,11 @@ def test_an_earlier_race_is_reported_without_running_anything(tmp_path: Path) ->
     record, rows = tmp_path / "race.json", tmp_path / "rows.json"
     sample = {"piece": "text", "contestant": "ours w4", "arrivals": [[0.5, 0.6, 0.7]]}
     facts = {"ours w4": {"version": "1", "ready_s": [9.0], "peak_bytes": 0, "not_run": {}}}
-    content = {"layers": 32, "bandwidth_gb_s": [40.0], "facts": facts, "samples": [sample]}
+    conditions = {"layers": 32, "threads": 2, "model": "", "processor": processor()}
+    content = {"conditions": conditions, "bandwidth_gb_s": [40.0], "facts": facts, "samples": [sample]}
     record.write_text(json.dumps(content))
-    main(["--rounds", "0", "--record", str(record), "--cache", str(tmp_path), "--json", str(rows)])
+    flags = ["--rounds", "0", "--threads", "2", "--cache", str(tmp_path), "--json", str(rows)]
+    main([*flags, "--record", str(record)])
     values = {row["metric"]: row["value"] for row in json.loads(rows.read_text())}
     assert values["ours_w4_decode_b1"] == pytest.approx(100)
     assert values["image_newq"] is None

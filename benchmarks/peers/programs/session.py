@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -66,9 +65,8 @@ def serve(
     parser.add_argument("--threads", type=int, default=2, help="compute threads")
     args = parser.parse_args()
     answers = _take_standard_output()
-    began = time.perf_counter()
     version, engine = open_engine(args)
-    _say(answers, {"ready_s": time.perf_counter() - began, "version": version})
+    _say(answers, {"version": version})
     try:
         for line in sys.stdin:
             _say(answers, _carried_out(engine, json.loads(line)))
