@@ -31,7 +31,7 @@ class WeightFormat(Enum):
     FLOAT32 = "fp32"
     BFLOAT16 = "bf16"
     INT8 = "int8"
-    """A code of 0 to 129 in a byte; up to 1,024 inputs of an output share a scale."""
+    """Codes of 7 bits, multiplied as bytes; up to 1,024 inputs of an output share a scale."""
     W8 = "w8"
     """The same codes in groups of 128 inputs; of 32 in small matrices."""
     W4 = "w4"
@@ -41,11 +41,11 @@ class WeightFormat(Enum):
     def levels(self) -> int | None:
         """Codes are 0 to this; None where numbers are kept.
 
-        Of a byte just over half is used. Two codes of up to 129 times inputs of up to 127 can be added in 16
-        bits, so that processors without VNNI multiply 32 numbers at a time, not 16 (onnxruntime and FBGEMM
-        reduce the range for the same reason).
+        Half the range of a byte: two codes of up to 127 times inputs of up to 127 can be added in 16 bits, so
+        that processors without VNNI multiply 32 numbers at a time, not 16 (onnxruntime and FBGEMM reduce the
+        range for the same reason), and a code takes 7 bits of memory.
         """
-        return {WeightFormat.INT8: 129, WeightFormat.W8: 129, WeightFormat.W4: 15}.get(self)
+        return {WeightFormat.INT8: 127, WeightFormat.W8: 127, WeightFormat.W4: 15}.get(self)
 
     def group(self, inputs: int) -> int:
         """Inputs of a group in a matrix with so many of them, a multiple of 32."""

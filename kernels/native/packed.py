@@ -18,9 +18,9 @@ from kernels.native.library import Library
 from kernels.native.pages import large_pages
 from kernels.ops import Matrix, Tensor
 
-# `Packing` of source/kernels.h, and the inputs in the four bytes of a word.
+# `Packing` of source/kernels.h; of each, lines that lie together and the inputs they hold.
 _PACKINGS = {WeightFormat.BFLOAT16: 0, WeightFormat.INT8: 1, WeightFormat.W8: 1, WeightFormat.W4: 2}
-_WORD_INPUTS = (2, 4, 8)
+_LINES = ((1, 2), (7, 32), (1, 8))
 _WORD = 4
 
 # As in source/packed.h: outputs of a panel.
@@ -131,7 +131,8 @@ def _packed(shape: tuple[int, int], form: WeightFormat, panels: NDArray[np.uint8
 def _panel_bytes(shape: tuple[int, int], form: WeightFormat) -> int:
     outputs, inputs = shape
     group = form.group(inputs)
-    block = group // _WORD_INPUTS[_PACKINGS[form]] + (form.levels is not None)
+    lines, held = _LINES[_PACKINGS[form]]
+    block = group // held * lines + (form.levels is not None)
     return -(-outputs // _PANEL) * -(-inputs // group) * block * _PANEL * _WORD
 
 

@@ -14,6 +14,8 @@ typedef __m512i Integers;
 typedef __m256i Integers;
 #endif
 
+typedef uint32_t Bits __attribute__((vector_size(kWidth * 4)));
+
 INTERNVL_INLINE int32_t word_at(const char* from) {
   int32_t word;
   __builtin_memcpy(&word, from, sizeof(word));
@@ -46,7 +48,7 @@ INTERNVL_INLINE IntPart pairs_added(Integers halves) {
 #endif
 
 // sum + (four unsigned bytes of each word of weights) . (four numbers of a row). Where the processor adds two products
-// in 16 bits first, they must fit: codes up to 129 times numbers up to 127 do.
+// in 16 bits first, they must fit: codes up to 127 times numbers up to 127 do.
 INTERNVL_INLINE IntPart add_fours(IntPart sum, IntPart bytes, const char* row) {
 #ifdef INTERNVL_DOTS
   return reinterpret_cast<IntPart>(_mm512_dpbusd_epi32(reinterpret_cast<Integers>(sum),
@@ -60,8 +62,8 @@ INTERNVL_INLINE IntPart add_fours(IntPart sum, IntPart bytes, const char* row) {
 #endif
 }
 
-// The same place, of which the compiler does not know that: it reads there anew instead of keeping what it read, for
-// which six rows leave no register.
+// The same place, of which the compiler does not know that: it reads there anew instead of keeping what it read, or where
+// else it will read, for which six rows leave no register.
 INTERNVL_INLINE const char* again(const char* place) {
   asm("" : "+r"(place));
   return place;
@@ -69,7 +71,9 @@ INTERNVL_INLINE const char* again(const char* place) {
 
 struct Bfloat16 {
   static constexpr bool kScaled = false;
-  static constexpr int kInputs = 2;  // of a line
+  static constexpr int kInputs = 2;  // of lines that lie together
+  static constexpr int kLines = 1;
+  static constexpr int kSettled = 4;  // times of adding such lines between two `settle`
 #ifdef INTERNVL_DOTS
   static constexpr int kRowBytes = 4;  // of a row, for these inputs
 #else
@@ -85,9 +89,10 @@ struct Bfloat16 {
         for (int v = 0; v < kVecs; ++v) of[r][v] = zero();
     }
 
-    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
+    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride, int64_t ahead) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
+        __builtin_prefetch(line + ahead + v * 64, 0, 2);
 #ifdef INTERNVL_DOTS
         const IntVec words = load_words(line + v * 64);
 #pragma GCC unroll 6
@@ -114,9 +119,12 @@ struct Bfloat16 {
   };
 };
 
+// What is left of codes of 7 bits once they are opened.
 struct Unsigned8 {
   static constexpr bool kScaled = true;
   static constexpr int kInputs = 4;
+  static constexpr int kLines = 1;
+  static constexpr int kSettled = 4;
   static constexpr int kRowBytes = 4;
 
   template <int kRows, int kVecs>
@@ -128,7 +136,8 @@ struct Unsigned8 {
         for (int v = 0; v < kVecs; ++v) of[r][v] = IntVec{};
     }
 
-    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
+    // Nothing is asked for ahead: an opened block lies in the cache.
+    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride, int64_t) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v)
 #pragma GCC unroll 4
@@ -145,9 +154,57 @@ struct Unsigned8 {
   };
 };
 
+struct Unsigned7 {
+  static constexpr bool kScaled = true;
+  static constexpr int kInputs = kSevenInputs;
+  static constexpr int kLines = kSevenLines;
+  static constexpr int kSettled = 1;
+  static constexpr int kRowBytes = kSevenInputs;
+
+  template <int kRows, int kVecs>
+  struct Sums {
+    IntVec of[kRows][kVecs];
+
+    INTERNVL_INLINE void clear() {
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVecs; ++v) of[r][v] = IntVec{};
+    }
+
+    // A part at a time, of which the eighth line grows beside the seven others.
+    INTERNVL_INLINE void add(const char* lines, const char* rows, int64_t stride, int64_t ahead) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v)
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) {
+          Bits eighth = {};
+#pragma GCC unroll 7
+          for (int line = 0; line < kSevenLines; ++line) {
+            const char* at = lines + (v * kSevenLines + line) * 64;
+            if (p == 0) __builtin_prefetch(at + ahead, 0, 2);
+            const Bits words = reinterpret_cast<Bits>(load_words(at).part[p]);
+            eighth = eighth >> 1 | (words & 0x80808080u);
+            add_inputs(v, p, words & 0x7f7f7f7fu, again(rows + 4 * line), stride);
+          }
+          add_inputs(v, p, eighth >> 1, again(rows + 4 * kSevenLines), stride);
+        }
+    }
+
+    INTERNVL_INLINE void add_inputs(int v, int p, Bits bytes, const char* rows, int64_t stride) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r)
+        of[r][v].part[p] = add_fours(of[r][v].part[p], reinterpret_cast<IntPart>(bytes), rows + r * stride);
+    }
+
+    INTERNVL_INLINE void settle() {}
+    INTERNVL_INLINE Vec total(int r, int v) const { return to_float(of[r][v]); }
+  };
+};
+
 struct Unsigned4 {
   static constexpr bool kScaled = true;
   static constexpr int kInputs = 8;
+  static constexpr int kLines = 1;
+  static constexpr int kSettled = 4;
   static constexpr int kRowBytes = 8;
 
   template <int kRows, int kVecs>
@@ -160,9 +217,10 @@ struct Unsigned4 {
         for (int v = 0; v < kVecs; ++v) of[r][v] = small[r][v] = IntVec{};
     }
 
-    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride) {
+    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride, int64_t ahead) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
+        __builtin_prefetch(line + ahead + v * 64, 0, 2);
         rows = again(rows);
         add_inputs(v, load_words(line + v * 64) & 0x0f0f0f0f, rows, stride);
         add_inputs(v, load_words(again(line) + v * 64) >> 4 & 0x0f0f0f0f, rows + 4, stride);

@@ -43,10 +43,13 @@ struct FullAttention {
 };
 
 // How weights are packed; the numbers are those of `WeightFormat` in Python. Codes stand for numbers as packed.h says.
-enum class Packing : int64_t { kBfloat16 = 0, kInt8 = 1, kInt4 = 2 };
+enum class Packing : int64_t { kBfloat16 = 0, kInt7 = 1, kInt4 = 2 };
 
 // Most inputs of a group: bounds the scratch on the stack.
 constexpr int64_t kMostInputs = 1024;
+
+// A block of 64 outputs and so many inputs, a byte each, and its factors.
+constexpr int64_t kOpenedFloats = (kMostInputs / 4 + 1) * 64;
 
 // A matrix [outputs, inputs] on its way into panels: as numbers, or as codes that were chosen before.
 struct Packer {
@@ -103,7 +106,7 @@ struct Kernels {
   void (*gelu)(const float* from, int64_t size, float* to);
 
   // Packed matrices, a panel of 64 outputs at a time: scratch for eight inputs of a row, in bytes; one row into it,
-  // which must be there before the product, with `inputs` floats of scratch; the product, with [rows, 64] for sums.
+  // which must be there before the product, with `inputs` floats of scratch; the product, with [rows, 64] for sums and kOpenedFloats behind them.
   void (*pack_panel)(const Packer& packer, int64_t panel);
   int64_t (*row_bytes)(Packing packing);
   void (*prepare_row)(const Product& work, int64_t row, float* room);

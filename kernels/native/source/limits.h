@@ -98,7 +98,7 @@ int64_t run_chains(int64_t rounds) {
 int64_t multiply_adds(Packing packing, int64_t rounds) {
   switch (packing) {
     case Packing::kBfloat16: return run_chains<Bfloat16Step>(rounds);
-    case Packing::kInt8: return run_chains<Int8Step>(rounds);
+    case Packing::kInt7: return run_chains<Int8Step>(rounds);
     case Packing::kInt4: return run_chains<Int4Step>(rounds);
   }
   __builtin_unreachable();

@@ -5,10 +5,13 @@
 // in one run. A block holds
 //
 //   factors  [64] words                 of each output: scale in the upper bfloat16, low in the lower; not of bfloat16
-//   lines    [group / inputs, 64] words  of some inputs of each output: two bfloat16, four bytes, or eight nibbles,
-//                                        of which the lower ones of the four bytes come first
+//   lines    [group / inputs, 64] words  of some inputs of each output: two bfloat16; or eight nibbles, of which the
+//                                        lower ones of the four bytes come first; or four codes of 7 bits, a byte
+//                                        each. Seven such lines hold an eighth one in their upper bits, bit j of its
+//                                        codes in line j, and are cut into [4, 7, 16] words, so that 16 outputs are
+//                                        read in one run
 //
-// and a quantised weight is low + scale * code, with codes from 0 to 129 or to 15: add_fours of dots.h wants no more.
+// and a quantised weight is low + scale * code.
 // Included inside a level's namespace.
 
 constexpr int kPanel = 64;
@@ -18,12 +21,20 @@ inline int64_t rounded_up(int64_t number, int64_t step) { return (number + step 
 
 inline bool is_scaled(Packing packing) { return packing != Packing::kBfloat16; }
 
-inline int line_inputs(Packing packing) {
-  return packing == Packing::kBfloat16 ? 2 : packing == Packing::kInt8 ? 4 : 8;
+// Lines that lie together, and the inputs they hold.
+constexpr int kSevenLines = 7, kSevenInputs = 32;
+
+inline int64_t lines_of(Packing packing, int64_t group) {
+  switch (packing) {
+    case Packing::kBfloat16: return group / 2;
+    case Packing::kInt7: return group / kSevenInputs * kSevenLines;
+    case Packing::kInt4: return group / 8;
+  }
+  __builtin_unreachable();
 }
 
 inline int64_t block_bytes(Packing packing, int64_t group) {
-  return (group / line_inputs(packing) + is_scaled(packing)) * kLineBytes;
+  return (lines_of(packing, group) + is_scaled(packing)) * kLineBytes;
 }
 
 inline float from_bfloat16(uint32_t bits) {
@@ -84,7 +95,7 @@ inline uint32_t read_codes(const Packer& packer, int64_t output, int64_t index, 
   const bool exists = output < packer.outputs;
   for (int64_t i = exists ? packer.group : 0; i < packer.group; ++i) codes[i] = 0;
   if (!exists) return 0;
-  if (packer.packing == Packing::kInt8) {
+  if (packer.packing == Packing::kInt7) {
     __builtin_memcpy(codes, packer.codes + index * packer.group, packer.group);
   } else {
     const uint8_t* pairs = packer.codes + index * packer.group / 2;
@@ -93,20 +104,26 @@ inline uint32_t read_codes(const Packer& packer, int64_t output, int64_t index, 
   return packer.factors[index];
 }
 
+inline uint32_t word_of(const uint8_t* codes) {
+  uint32_t word;
+  __builtin_memcpy(&word, codes, sizeof(word));
+  return word;
+}
+
 // One group of one output, as codes.
-inline void pack_codes(const Packer& packer, uint32_t factors, const uint8_t* codes, uint32_t* words) {
-  const int inputs = line_inputs(packer.packing);
-  *words = factors;
-  words += kPanel;
-  for (int64_t i = 0; i < packer.group; i += inputs, words += kPanel) {
-    uint32_t word;
-    __builtin_memcpy(&word, codes + i, sizeof(word));
-    if (inputs == 8) {
-      uint32_t upper;
-      __builtin_memcpy(&upper, codes + i + 4, sizeof(upper));
-      word |= upper << 4;
-    }
-    *words = word;
+inline void pack_codes(const Packer& packer, uint32_t factors, const uint8_t* codes, int lane, uint32_t* block) {
+  block[lane] = factors;
+  block += kPanel;
+  if (packer.packing == Packing::kInt4) {
+    for (int64_t i = 0; i < packer.group; i += 8, block += kPanel)
+      block[lane] = word_of(codes + i) | word_of(codes + i + 4) << 4;
+    return;
+  }
+  const int first = lane / kLanes * kSevenLines * kLanes + lane % kLanes;
+  for (int64_t i = 0; i < packer.group; i += kSevenInputs, block += kSevenLines * kPanel) {
+    const uint32_t eighth = word_of(codes + i + 4 * kSevenLines);
+    for (int line = 0; line < kSevenLines; ++line)
+      block[first + line * kLanes] = word_of(codes + i + 4 * line) | (eighth >> line & 0x01010101) << 7;
   }
 }
 
@@ -142,7 +159,7 @@ void pack_panel(const Packer& packer, int64_t panel) {
   float weights[kMostInputs];
   uint8_t codes[kMostInputs];
   const int64_t groups = (packer.inputs + packer.group - 1) / packer.group;
-  const float largest = packer.packing == Packing::kInt8 ? 129 : 15;
+  const float largest = packer.packing == Packing::kInt7 ? 127 : 15;
   for (int64_t group = 0; group < groups; ++group) {
     char* to = packer.to + (panel * groups + group) * block_bytes(packer.packing, packer.group);
     uint32_t* block = reinterpret_cast<uint32_t*>(to);
@@ -160,7 +177,7 @@ void pack_panel(const Packer& packer, int64_t panel) {
         factors = factors_of(weights, packer.group, largest);
         encode(weights, packer.group, factors, largest, codes);
       }
-      pack_codes(packer, factors, codes, block + lane);
+      pack_codes(packer, factors, codes, lane, block);
     }
   }
 }

@@ -9,8 +9,8 @@
 
 constexpr int kMostRows = 6;
 
-// Lines between two `settle`, see dots.h.
-constexpr int kSettled = 4;
+// Rows that take longer to multiply codes of 7 bits than to open them and multiply bytes.
+constexpr int64_t kWorthOpening = 2 * kMostRows + 1;
 
 // How far ahead of its turn a line is asked for, in bytes, where whole lines are taken one after the other. Where a
 // block is gone through more than once, the first time is the turn to ask for the next one.
@@ -31,19 +31,17 @@ template <class Weights, int kRows>
 __attribute__((noinline)) void add_block(const Product& work, const char* block, const char* numbers,
                                          const float* factors, bool first, float* sums) {
   constexpr int kVecs = vecs_for(kRows);
-  const int64_t lines = work.group / Weights::kInputs;
+  const int64_t times = work.group / Weights::kInputs;
   const int64_t ahead = kVecs == 4 ? kAhead : block_bytes(work.packing, work.group);
   for (int begin = 0; begin < 4; begin += kVecs) {
     typename Weights::template Sums<kRows, kVecs> total;
     total.clear();
-    const char* line = block + (Weights::kScaled ? kLineBytes : 0) + begin * 64;
+    const char* line = block + (Weights::kScaled ? kLineBytes : 0) + begin * Weights::kLines * 64;
     const char* row = numbers;
-    for (int64_t l = 0; l < lines; l += kSettled) {
+    for (int64_t i = 0; i < times; i += Weights::kSettled) {
 #pragma GCC unroll 4
-      for (int i = 0; i < kSettled; ++i, line += kLineBytes, row += Weights::kRowBytes) {
-        for (int v = 0; v < kVecs; ++v) __builtin_prefetch(line + ahead + v * 64, 0, 2);
-        total.add(line, row, work.row_bytes);
-      }
+      for (int j = 0; j < Weights::kSettled; ++j, line += Weights::kLines * kLineBytes, row += Weights::kRowBytes)
+        total.add(line, row, work.row_bytes, ahead);
       total.settle();
     }
 #pragma GCC unroll 6
@@ -112,10 +110,52 @@ void panels(const Product& work, int64_t first, int64_t last, float* sums) {
   }
 }
 
+// Seven lines as eight, a code to a byte.
+inline void open_lines(const char* from, char* to) {
+  for (int v = 0; v < 4; ++v)
+    for (int p = 0; p < kParts; ++p) {
+      Bits eighth = {};
+      char* place = to + v * 64 + p * sizeof(Bits);
+#pragma GCC unroll 7
+      for (int line = 0; line < kSevenLines; ++line) {
+        Bits words;
+        __builtin_memcpy(&words, from + (v * kSevenLines + line) * 64 + p * sizeof(Bits), sizeof(words));
+        eighth = eighth >> 1 | (words & 0x80808080u);
+        words &= 0x7f7f7f7fu;
+        __builtin_memcpy(place + line * kLineBytes, &words, sizeof(words));
+      }
+      eighth >>= 1;
+      __builtin_memcpy(place + kSevenLines * kLineBytes, &eighth, sizeof(eighth));
+    }
+}
+
+inline void open_block(int64_t group, const char* block, char* to) {
+  __builtin_memcpy(to, block, kLineBytes);  // the factors
+  block += kLineBytes;
+  to += kLineBytes;
+  for (int64_t i = 0; i < group; i += kSevenInputs, block += kSevenLines * kLineBytes, to += (kSevenLines + 1) * kLineBytes)
+    open_lines(block, to);
+}
+
+// Codes of 7 bits against so many rows that it pays to open a block first.
+void opened_panels(const Product& work, int64_t first, int64_t last, float* sums) {
+  const int64_t bytes = block_bytes(work.packing, work.group);
+  char* opened = reinterpret_cast<char*>(sums + work.rows * kPanel);
+  for (int64_t panel = first; panel < last; ++panel) {
+    for (int64_t group = 0; group < work.groups; ++group) {
+      open_block(work.group, work.weights + (panel * work.groups + group) * bytes, opened);
+      add_group<Unsigned8>(work, opened, group, sums);
+    }
+    write_panel(work, panel, sums);
+  }
+}
+
 void product(const Product& work, int64_t first, int64_t last, float* sums) {
   switch (work.packing) {
     case Packing::kBfloat16: return panels<Bfloat16>(work, first, last, sums);
-    case Packing::kInt8: return panels<Unsigned8>(work, first, last, sums);
+    case Packing::kInt7:
+      return work.rows < kWorthOpening ? panels<Unsigned7>(work, first, last, sums)
+                                       : opened_panels(work, first, last, sums);
     case Packing::kInt4: return panels<Unsigned4>(work, first, last, sums);
   }
 }
@@ -123,7 +163,7 @@ void product(const Product& work, int64_t first, int64_t last, float* sums) {
 int64_t row_bytes(Packing packing) {
   switch (packing) {
     case Packing::kBfloat16: return Bfloat16::kRowBytes * 8 / Bfloat16::kInputs;
-    case Packing::kInt8: return Unsigned8::kRowBytes * 8 / Unsigned8::kInputs;
+    case Packing::kInt7: return Unsigned7::kRowBytes * 8 / Unsigned7::kInputs;
     case Packing::kInt4: return Unsigned4::kRowBytes * 8 / Unsigned4::kInputs;
   }
   __builtin_unreachable();

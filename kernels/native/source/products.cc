@@ -17,6 +17,9 @@ constexpr int64_t kPanel = 64;
 // Rows at once: their sums stay in the second-level cache.
 constexpr int64_t kMostRows = 512;
 
+// Floats of scratch.
+constexpr int64_t kSumsOfThread = kMostRows * kPanel + kOpenedFloats;
+
 // Pieces that a thread takes of a product, one after the other: few, because each is read in one run.
 constexpr int64_t kPiecesOfThread = 4;
 
@@ -33,7 +36,7 @@ void multiply(const Product& work, int threads, float* sums, float* rooms) {
     level.prepare_row(work, row, rooms + omp_get_thread_num() * work.inputs);
   });
   for_each_piece(pieces, threads, [&](int64_t piece) {
-    float* own = sums + omp_get_thread_num() * kMostRows * kPanel;
+    float* own = sums + omp_get_thread_num() * kSumsOfThread;
     level.product(work, count * piece / pieces, count * (piece + 1) / pieces, own);
   });
 }
@@ -64,7 +67,7 @@ std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor&
   const int threads = threads_for(rows * inputs * outputs);
   const int64_t at_once = std::min(rows, kMostRows);
   Tensor numbers = scratch(at_once * work.row_bytes), factors = scratch(at_once * work.groups * 2 * sizeof(float));
-  Tensor sums = scratch(threads * kMostRows * kPanel * sizeof(float) + 64);
+  Tensor sums = scratch(threads * kSumsOfThread * sizeof(float) + 64);
   Tensor rooms = scratch(work.before == Before::kNothing ? 0 : threads * inputs * sizeof(float));
   work.numbers = reinterpret_cast<char*>(numbers.data<uint8_t>());
   work.factors = reinterpret_cast<float*>(factors.data<uint8_t>());
