@@ -17,6 +17,7 @@ from gateway.chats import Chats
 from gateway.config import Config
 from gateway.conversation_calls import ConversationCalls
 from gateway.memory import keep_freed_memory
+from gateway.storage.claims import Claims
 from gateway.storage.housekeeping import sweeping
 from gateway.storage.media_store import open_media_store
 from gateway.storage.store import MEMORY, open_store
@@ -47,6 +48,7 @@ class Core:
         chats: turns and media.
         turns: turns that go on without their clients.
         conversations: the conversation calls.
+        claims: who answers which idempotency key.
         access: who calls, and how much they may.
         guard: the same for gRPC.
     """
@@ -54,6 +56,7 @@ class Core:
     chats: Chats
     turns: TurnCalls
     conversations: ConversationCalls
+    claims: Claims
     access: Access
     guard: GrpcGuard
 
@@ -117,6 +120,7 @@ async def core(config: Config) -> AsyncIterator[Core]:
             chats,
             TurnCalls(chats, turns),
             ConversationCalls(store.conversations, config.limits, config.kept),
+            Claims(store.claims),
             access,
             GrpcGuard(access),
         )

@@ -25,7 +25,9 @@ from gateway.http.media import MediaReader
 from gateway.http.models import Models
 from gateway.http.remote_media import Network, RemoteMedia
 from gateway.http.response_archive import ResponseArchive
+from gateway.http.response_keys import ResponseKeys
 from gateway.http.responses import Responses
+from gateway.storage.claims import Claims
 from gateway.turn_calls import TurnCalls
 from gateway.wire import RequestLimits
 from internvl.errors import ServingError, Unavailable
@@ -56,6 +58,9 @@ class HttpCore(Protocol):
     def conversations(self) -> ConversationCalls: ...
 
     @property
+    def claims(self) -> Claims: ...
+
+    @property
     def access(self) -> Access: ...
 
 
@@ -83,7 +88,9 @@ class HttpApp:
         archive = ResponseArchive(
             core.conversations, core.turns, config.request_timeout_s, config.response_ttl_s
         )
-        self._responses = Responses(core.chats, archive, self._models, media, limits)
+        self._responses = Responses(
+            core.chats, archive, ResponseKeys(core.claims), self._models, media, limits
+        )
         origins = list(config.cors_origins)
         cors = Middleware(
             CORSMiddleware,

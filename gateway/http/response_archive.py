@@ -92,13 +92,11 @@ class ResponseArchive:
         created = await self._conversations.create_conversation(request, call.caller, call.deadline)
         return ResponseId(created.conversation.conversation_id)
 
-    async def start(
-        self, response_id: ResponseId, chat: chat_service_pb2.ChatRequest, call: Call
-    ) -> ResponseId:
-        """Run its turn in the background."""
+    async def start(self, chat: chat_service_pb2.ChatRequest, call: Call) -> ResponseId:
+        """Run the turn of a response in the background."""
         request = chat_service_pb2.StartTurnRequest(chat=chat)
         started = await self._turns.start_turn(request, call.caller, call.deadline)
-        return ResponseId(response_id.conversation_id, started.turn_id)
+        return ResponseId(chat.conversation_id, started.turn_id)
 
     async def history(self, text: str, call: Call) -> Sequence[content_pb2.Message]:
         """What was said up to a response and in it, without its instructions.

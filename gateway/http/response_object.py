@@ -55,6 +55,11 @@ class ResponseObject:
     usage: llm_service_pb2.Usage | None = None
     error: Mapping[str, Any] | None = None
 
+    @property
+    def answered(self) -> bool:
+        """Whether its answer is there, and stored."""
+        return self.status in (COMPLETED, INCOMPLETE)
+
     def to_json(self) -> dict[str, Any]:
         """The response as it is now."""
         echo = {name: value for name, value in self.echo.items() if value is not None}
@@ -143,6 +148,16 @@ class ResponseEvents:
     def __init__(self, response: ResponseObject) -> None:
         self._response = response
         self._number = -1
+
+    @property
+    def response(self) -> ResponseObject:
+        """The response, as far as it has come."""
+        return self._response
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client was told anything, such as its id."""
+        return self._number >= 0
 
     async def stream(self, events: Events) -> AsyncGenerator[Event]:
         """Everything that happens, from `response.created` to `response.completed`."""

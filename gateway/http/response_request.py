@@ -71,13 +71,22 @@ class ResponseRequest:
         earlier = [MessageNames("previous_response_id", ())] * history
         new = [message.names() for message in self.messages.messages]
         return FieldNames(
-            {"messages": "input", "system_text": "instructions", **self.fields},
+            {
+                "messages": "input",
+                "system_text": "instructions",
+                "idempotency_key": "Idempotency-Key",
+                **self.fields,
+            },
             [*opening, *earlier, *new],
             MEMBER_NAMES,
         )
 
     def to_proto(
-        self, request_id: str, history: Sequence[content_pb2.Message], conversation_id: str | None
+        self,
+        request_id: str,
+        history: Sequence[content_pb2.Message],
+        conversation_id: str | None,
+        idempotency_key: str | None,
     ) -> chat_service_pb2.ChatRequest:
         """The turn; its media must have been stored.
 
@@ -86,6 +95,7 @@ class ResponseRequest:
             history: what was said before.
             conversation_id: the conversation that keeps it, which has the instructions already; None to keep
                 nothing.
+            idempotency_key: of the turn, if it has one.
         """
         opening = [] if self.system is None or conversation_id else [self.system.to_proto()]
         new = [message.to_proto() for message in self.messages.messages]
@@ -94,6 +104,7 @@ class ResponseRequest:
             conversation_id=conversation_id,
             sampling=self.sampling,
             request_id=request_id,
+            idempotency_key=idempotency_key,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from starlette.responses import JSONResponse, Response
 
@@ -14,12 +15,37 @@ from gateway.http.errors import UnsupportedField
 from gateway.http.media import MediaReader
 from gateway.http.models import Models
 from gateway.http.response_archive import ResponseArchive, ResponseId
+from gateway.http.response_keys import ResponseKeys
 from gateway.http.response_object import ResponseEvents, ResponseObject, input_items
 from gateway.http.response_request import ResponseRequest, read_response_request
 from gateway.http.sse import Event, EventStream
+from gateway.storage.claims import Claim
 from gateway.wire import RequestLimits
 from internvl.errors import NotFound, ServingError
 from internvl.v1 import chat_service_pb2, content_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The turn of a response that is to come.
+
+    Attributes:
+        call: the request.
+        asked: what it asks.
+        history: messages said before.
+        chat: the turn.
+        response: as far as it has come.
+        room: where it will be kept; None if it is not, or is already.
+        claim: to its key, if it has one.
+    """
+
+    call: Call
+    asked: ResponseRequest
+    history: int
+    chat: chat_service_pb2.ChatRequest
+    response: ResponseObject
+    room: ResponseId | None = None
+    claim: Claim | None = None
 
 
 class Responses:
@@ -29,12 +55,14 @@ class Responses:
         self,
         chats: Chats,
         archive: ResponseArchive,
+        keys: ResponseKeys,
         models: Models,
         media: MediaReader,
         limits: RequestLimits,
     ) -> None:
         self._chats = chats
         self._archive = archive
+        self._keys = keys
         self._models = models
         self._media = media
         self._limits = limits
@@ -46,21 +74,28 @@ class Responses:
         history: Sequence[content_pb2.Message] = ()
         if asked.previous is not None:
             history = await self._archive.history(asked.previous, call)
-        names = asked.names(len(history), stored=asked.store)
-        with names.translated():
+        with asked.names(len(history), stored=asked.store).translated():
             await self._media.store(asked.messages.media, call.caller)
             call.body_stored()
+            # Outside of any conversation, so that it says all that is asked.
+            alone = asked.to_proto(call.request_id, history, None, call.idempotency_key)
             if not asked.store:
-                chat = asked.to_proto(call.request_id, history, None)
                 response = _response(ResponseId(uuid.uuid4().hex), model, asked)
-                return await self._answer(asked, chat, response, history, call)
-            kept = await self._archive.create(asked.system_text, call)
-            async with self._forgotten_on_failure(kept, call):
-                chat = asked.to_proto(call.request_id, history, kept.conversation_id)
+                return await self._answer(_Turn(call, asked, len(history), alone, response))
+            found = await self._keys.find(alone, call, background=asked.background)
+            if isinstance(found, ResponseId):
+                known = await self._archive.get(str(found), model, call)
                 if asked.background:
-                    kept = await self._archive.start(kept, chat, call)
-                    return JSONResponse(_response(kept, model, asked).to_json())
-                return await self._answer(asked, chat, _response(kept, model, asked), history, call)
+                    return JSONResponse(known.to_json())
+                chat = asked.to_proto(call.request_id, history, found.conversation_id, call.idempotency_key)
+                return await self._answer(
+                    _Turn(call, asked, len(history), chat, _response(found, model, asked))
+                )
+            room = await self._archive.create(asked.system_text, call)
+            key = None if asked.background else call.idempotency_key
+            chat = asked.to_proto(call.request_id, history, room.conversation_id, key)
+            turn = _Turn(call, asked, len(history), chat, _response(room, model, asked), room, found)
+            return await (self._start(turn) if asked.background else self._answer(turn))
 
     async def get(self, call: Call) -> Response:
         """A response that is kept."""
@@ -89,52 +124,54 @@ class Responses:
             raise NotFound("no response of this id is kept") from None
         return JSONResponse({"id": call.path["id"], "object": "response", "deleted": True})
 
-    async def _answer(
-        self,
-        asked: ResponseRequest,
-        chat: chat_service_pb2.ChatRequest,
-        response: ResponseObject,
-        history: Sequence[content_pb2.Message],
-        call: Call,
-    ) -> Response:
-        if asked.stream:
-            events = ResponseEvents(response)
-            return EventStream(self._stream(asked, chat, events, len(history), call), events.failed)
-        async with self._chats.chat(chat, call.caller, call.deadline) as turn:
-            return JSONResponse(await response.whole(turn.events))
+    async def _start(self, turn: _Turn) -> Response:
+        """Answer in the background."""
+        async with self._kept(turn):
+            turn.response.response_id = str(await self._archive.start(turn.chat, turn.call))
+        return JSONResponse(turn.response.to_json())
 
-    async def _stream(
-        self,
-        asked: ResponseRequest,
-        chat: chat_service_pb2.ChatRequest,
-        events: ResponseEvents,
-        history: int,
-        call: Call,
-    ) -> AsyncGenerator[Event]:
-        begun = False
-        try:
-            with asked.names(history, stored=asked.store).translated():
-                async with self._chats.chat(chat, call.caller, call.deadline) as turn:
-                    async for event in events.stream(turn.events):
-                        begun = True
-                        yield event
-        except BaseException:
-            if not begun and asked.store:
-                await self._forget(ResponseId(chat.conversation_id), call)
-            raise
+    async def _answer(self, turn: _Turn) -> Response:
+        """Answer at once or in a stream."""
+        if turn.asked.stream:
+            events = ResponseEvents(turn.response)
+            return EventStream(self._stream(turn, events), events.failed)
+        async with (
+            self._kept(turn),
+            self._chats.chat(turn.chat, turn.call.caller, turn.call.deadline) as running,
+        ):
+            return JSONResponse(await turn.response.whole(running.events))
+
+    async def _stream(self, turn: _Turn, events: ResponseEvents) -> AsyncGenerator[Event]:
+        with turn.asked.names(turn.history, stored=turn.asked.store).translated():
+            async with (
+                self._kept(turn, events),
+                self._chats.chat(turn.chat, turn.call.caller, turn.call.deadline) as running,
+            ):
+                async for event in events.stream(running.events):
+                    yield event
 
     @asynccontextmanager
-    async def _forgotten_on_failure(self, kept: ResponseId, call: Call) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            await self._forget(kept, call)
-            raise
+    async def _kept(self, turn: _Turn, events: ResponseEvents | None = None) -> AsyncIterator[None]:
+        """Hold the room and the key of a response while its turn runs, and answer the key at the end.
 
-    async def _forget(self, kept: ResponseId, call: Call) -> None:
-        """Delete a response whose id nobody was told, so that nobody could ever ask for it."""
-        with suppress(ServingError):
-            await self._archive.delete(kept, call)
+        If it fails, its room is given up and its key is free again; without a key, what a client was told of
+        stays as far as it came.
+        """
+        if turn.room is None:
+            yield
+            return
+        async with self._keys.held(turn.claim):
+            try:
+                yield
+            except BaseException:
+                told = events is not None and events.begun
+                if turn.response.answered:  # its client has left in the last moment
+                    await self._keys.answer(turn.claim, turn.response.response_id)
+                elif turn.claim is not None or not told:
+                    with suppress(ServingError):
+                        await self._archive.delete(turn.room, turn.call)
+                raise
+            await self._keys.answer(turn.claim, turn.response.response_id)
 
     def _refuse_query(self, call: Call) -> None:
         for name in ("stream", "starting_after"):

@@ -134,6 +134,10 @@ class Claims:
             pause_s = min(2 * pause_s, longest_s)
         return found
 
+    async def answer(self, claim: Claim, answer: bytes) -> None:
+        """As `ClaimStore.answer`."""
+        await self._store.answer(claim, answer)
+
     @asynccontextmanager
     async def held(self, claim: Claim) -> AsyncIterator[None]:
         """Renew a claim while the block runs; at its end, give back what was not answered.
