@@ -21,6 +21,7 @@ Prepare: TypeAlias = Callable[[Contestant], Start]
 # Before each piece, work of its kind: nobody's first one counts. A picture of a single tile.
 _TEXT_WARM_UP = TextOrder(streams=1, prompt_tokens=48, answer_tokens=4)
 _PICTURE_WARM_UP = PictureOrder(side=448, answer_tokens=2)
+_WARM_UP_SEEDS = 1_000_000  # apart from those that count
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _run_piece(engine: EngineProcess, contestant: Contestant, piece: Piece, reco
     seed = 1 + len(record.samples)
     try:
         warm_up: Order = _TEXT_WARM_UP if isinstance(piece.order, TextOrder) else _PICTURE_WARM_UP
-        engine.run(replace(warm_up, seed=-seed))
+        engine.run(replace(warm_up, seed=_WARM_UP_SEEDS + seed))
         arrivals = engine.run(replace(piece.order, seed=seed))
     except NotRunError as error:
         record.of(contestant.name).not_run[piece.name] = str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.peers.orders import Arrivals, PictureOrder, TextOrder
+from benchmarks.peers.programs.picture import picture_of
 from benchmarks.peers.programs.session import Engine, InProcess, serve
 
 
@@ -24,6 +25,7 @@ class Viewer(InProcess):
     """Answers about pictures alone, at once."""
 
     def picture(self, order: PictureOrder) -> Arrivals:
+        assert picture_of(order).size == (order.side, order.side)
         return [[0.0] * order.answer_tokens for _ in order.questions()]
 
 

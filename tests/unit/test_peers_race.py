@@ -74,6 +74,13 @@ def test_a_piece_that_fails_leaves_the_other_pieces(tmp_path: Path) -> None:
     assert "takes no picture orders" in record.facts[FAST.name].not_run["image"]
 
 
+def test_pictures_are_raced_like_texts(tmp_path: Path) -> None:
+    record = Record(conditions())
+    run_race(config(tmp_path, parts=("image",)), [VIEWER], record, start)
+    assert record.facts[VIEWER.name].not_run == {}
+    assert [len(each.arrivals) for each in record.samples] == [3]
+
+
 def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
     file = tmp_path / "race.json"
     run_race(config(tmp_path), [FAST], Record(conditions(), file), start)
