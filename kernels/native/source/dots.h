@@ -119,39 +119,44 @@ struct Bfloat16 {
   };
 };
 
-// What is left of codes of 7 bits once they are opened.
-struct Unsigned8 {
-  static constexpr bool kScaled = true;
-  static constexpr int kInputs = 4;
-  static constexpr int kLines = 1;
-  static constexpr int kSettled = 4;
-  static constexpr int kRowBytes = 4;
+// Sums of what is multiplied byte by byte.
+template <int kRows, int kVecs>
+struct ByteSums {
+  IntVec of[kRows][kVecs];
 
-  template <int kRows, int kVecs>
-  struct Sums {
-    IntVec of[kRows][kVecs];
+  INTERNVL_INLINE void clear() {
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVecs; ++v) of[r][v] = IntVec{};
+  }
 
-    INTERNVL_INLINE void clear() {
-      for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVecs; ++v) of[r][v] = IntVec{};
-    }
-
-    // Nothing is asked for ahead: an opened block lies in the cache.
-    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride, int64_t) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v)
-#pragma GCC unroll 4
-        for (int p = 0; p < kParts; ++p) {  // a part at a time: six rows leave registers for no more
-          rows = again(rows);
-          const IntPart bytes = load_words(again(line) + v * 64).part[p];
+  // A part at a time: six rows leave registers for no more.
+  INTERNVL_INLINE void add_inputs(int v, int p, Bits bytes, const char* rows, int64_t stride) {
+    rows = again(rows);
 #pragma GCC unroll 6
-          for (int r = 0; r < kRows; ++r) of[r][v].part[p] = add_fours(of[r][v].part[p], bytes, rows + r * stride);
-        }
-    }
+    for (int r = 0; r < kRows; ++r)
+      of[r][v].part[p] = add_fours(of[r][v].part[p], reinterpret_cast<IntPart>(bytes), rows + r * stride);
+  }
 
-    INTERNVL_INLINE void settle() {}
-    INTERNVL_INLINE Vec total(int r, int v) const { return to_float(of[r][v]); }
-  };
+  INTERNVL_INLINE void settle() {}
+  INTERNVL_INLINE Vec total(int r, int v) const { return to_float(of[r][v]); }
+};
+
+INTERNVL_INLINE Bits bits_at(const char* from) {
+  Bits bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return bits;
+}
+
+// Takes the bits of an eighth line off seven others, which come in order.
+struct Eighth {
+  Bits bits;
+
+  INTERNVL_INLINE Bits take(Bits words) {
+    bits = bits >> 1 | (words & 0x80808080u);
+    return words & 0x7f7f7f7fu;
+  }
+
+  INTERNVL_INLINE Bits line() const { return bits >> 1; }
 };
 
 struct Unsigned7 {
@@ -162,41 +167,43 @@ struct Unsigned7 {
   static constexpr int kRowBytes = kSevenInputs;
 
   template <int kRows, int kVecs>
-  struct Sums {
-    IntVec of[kRows][kVecs];
-
-    INTERNVL_INLINE void clear() {
-      for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVecs; ++v) of[r][v] = IntVec{};
-    }
-
-    // A part at a time, of which the eighth line grows beside the seven others.
+  struct Sums : ByteSums<kRows, kVecs> {
     INTERNVL_INLINE void add(const char* lines, const char* rows, int64_t stride, int64_t ahead) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v)
 #pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) {
-          Bits eighth = {};
+          Eighth eighth = {};
 #pragma GCC unroll 7
           for (int line = 0; line < kSevenLines; ++line) {
             const char* at = lines + (v * kSevenLines + line) * 64;
             if (p == 0) __builtin_prefetch(at + ahead, 0, 2);
-            const Bits words = reinterpret_cast<Bits>(load_words(at).part[p]);
-            eighth = eighth >> 1 | (words & 0x80808080u);
-            add_inputs(v, p, words & 0x7f7f7f7fu, again(rows + 4 * line), stride);
+            this->add_inputs(v, p, eighth.take(bits_at(at + p * sizeof(Bits))), rows + 4 * line, stride);
           }
-          add_inputs(v, p, eighth >> 1, again(rows + 4 * kSevenLines), stride);
+          this->add_inputs(v, p, eighth.line(), rows + 4 * kSevenLines, stride);
         }
     }
+  };
+};
 
-    INTERNVL_INLINE void add_inputs(int v, int p, Bits bytes, const char* rows, int64_t stride) {
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r)
-        of[r][v].part[p] = add_fours(of[r][v].part[p], reinterpret_cast<IntPart>(bytes), rows + r * stride);
+// What is left of codes of 7 bits once they are opened.
+struct Unsigned8 {
+  static constexpr bool kScaled = true;
+  static constexpr int kInputs = 4;
+  static constexpr int kLines = 1;
+  static constexpr int kSettled = 4;
+  static constexpr int kRowBytes = 4;
+
+  template <int kRows, int kVecs>
+  struct Sums : ByteSums<kRows, kVecs> {
+    // Nothing is asked for ahead: an opened block lies in the cache.
+    INTERNVL_INLINE void add(const char* line, const char* rows, int64_t stride, int64_t) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v)
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p)
+          this->add_inputs(v, p, bits_at(again(line) + v * 64 + p * sizeof(Bits)), rows, stride);
     }
-
-    INTERNVL_INLINE void settle() {}
-    INTERNVL_INLINE Vec total(int r, int v) const { return to_float(of[r][v]); }
   };
 };
 

@@ -114,18 +114,15 @@ void panels(const Product& work, int64_t first, int64_t last, float* sums) {
 inline void open_lines(const char* from, char* to) {
   for (int v = 0; v < 4; ++v)
     for (int p = 0; p < kParts; ++p) {
-      Bits eighth = {};
+      Eighth eighth = {};
       char* place = to + v * 64 + p * sizeof(Bits);
 #pragma GCC unroll 7
       for (int line = 0; line < kSevenLines; ++line) {
-        Bits words;
-        __builtin_memcpy(&words, from + (v * kSevenLines + line) * 64 + p * sizeof(Bits), sizeof(words));
-        eighth = eighth >> 1 | (words & 0x80808080u);
-        words &= 0x7f7f7f7fu;
+        const Bits words = eighth.take(bits_at(from + (v * kSevenLines + line) * 64 + p * sizeof(Bits)));
         __builtin_memcpy(place + line * kLineBytes, &words, sizeof(words));
       }
-      eighth >>= 1;
-      __builtin_memcpy(place + kSevenLines * kLineBytes, &eighth, sizeof(eighth));
+      const Bits last = eighth.line();
+      __builtin_memcpy(place + kSevenLines * kLineBytes, &last, sizeof(last));
     }
 }
 
