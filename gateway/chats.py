@@ -27,8 +27,9 @@ from gateway.turns.answer_record import AnswerRecord, recorded_events
 from gateway.turns.live_turn import LiveTurn
 from gateway.turns.live_turns import LiveTurns
 from gateway.turns.planning import plan_turn as plan_prompt
+from gateway.turns.tiers import Tiers
 from gateway.turns.tile_budget import within_budget
-from gateway.turns.turn import Tiers, Turn, TurnRequest
+from gateway.turns.turn import Turn, TurnRequest
 from gateway.turns.turn_fields import (
     cache_salt,
     check_version,

@@ -74,14 +74,24 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise errors.exceptions[0] from None
 
 
-async def together(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Run all at once and return their results in order; the first error cancels the rest and is raised."""
+async def together(work: Iterable[Coroutine[object, object, T]], most: int | None = None) -> list[T]:
+    """Run all at once, or `most` at a time, and return their results in order; the first error cancels the
+    rest and is raised."""
     items = list(work)
     if len(items) <= 1:
         return [await item for item in items]  # most turns: a task costs more than what it would do
+    places = asyncio.Semaphore(len(items) if most is None else most)
     async with task_group() as group:
-        tasks = [group.create_task(item) for item in items]
+        tasks = [group.create_task(_in_place(item, places)) for item in items]
     return [task.result() for task in tasks]
+
+
+async def _in_place(item: Coroutine[object, object, T], places: asyncio.Semaphore) -> T:
+    try:
+        async with places:
+            return await item
+    finally:
+        item.close()  # or it would complain that it never ran
 
 
 async def unless_idle(items: AsyncIterator[T], idle_s: float) -> AsyncIterator[T]:

@@ -29,7 +29,7 @@ from gateway.tiers.retries import RetryBudget
 from gateway.tiers.vision_backend import VisionBackend, VisionCalls
 from gateway.turn_calls import TurnCalls
 from gateway.turns.live_turns import open_turns
-from gateway.turns.turn import Tiers
+from gateway.turns.tiers import Tiers
 from gateway.turns.turn_keeper import turn_keeper
 from internvl.rpc import run_server
 from internvl.telemetry import get_logger

@@ -10,7 +10,7 @@ from gateway.content import Layout, Media
 from gateway.prompt import Prompt, Visual
 from gateway.tiers.llm_backend import CountOptions, Need, TokenCount
 from gateway.tiers.tier_calls import CallTerms
-from gateway.turns.turn import Tiers
+from gateway.turns.tiers import AT_ONCE, Tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ async def _lay_out(visuals: tuple[Visual, ...], tiers: Tiers, terms: CallTerms) 
             unknown.setdefault(visual.media, visual)
         else:
             layouts[visual.media] = layout
-    planned = await together(_plan(visual, tiers, terms) for visual in unknown.values())
+    planned = await together((_plan(visual, tiers, terms) for visual in unknown.values()), most=AT_ONCE)
     return layouts | dict(zip(unknown, planned, strict=True))
 
 

@@ -9,7 +9,7 @@ from gateway.concurrency import together
 from gateway.content import Media
 from gateway.prompt import Prompt, Visual
 from gateway.tiers.tier_calls import CallTerms
-from gateway.turns.turn import Tiers
+from gateway.turns.tiers import AT_ONCE, Tiers
 from internvl.errors import InvalidField
 from internvl.v1 import vision_service_pb2
 
@@ -26,7 +26,7 @@ async def within_budget(prompt: Prompt, budget: int, tiers: Tiers, terms: CallTe
     visuals = [visual for visual in prompt.visuals if visual.field.startswith("messages[")]
     if not visuals:
         return prompt
-    infos = await together(_inspect(visual, tiers, terms) for visual in visuals)
+    infos = await together((_inspect(visual, tiers, terms) for visual in visuals), most=AT_ONCE)
     try:
         reduced = iter(await tiers.vision.reduce([each.media for each in visuals], infos, budget, terms))
     except InvalidField as error:

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from gateway import metrics
 from gateway.answer import Answer, Delta, Event, Outcome, Progress, Started
-from gateway.concurrency import Emit, task_group, together
+from gateway.concurrency import Emit, piped, task_group
 from gateway.content import Layout, Media
 from gateway.deadline import Deadline
-from gateway.prompt import Prompt, Visual
-from gateway.storage.media_store import MediaStore
-from gateway.tiers.layouts import LayoutMemory, StaleLayout
-from gateway.tiers.llm_backend import Admission, GenerateOptions, GenerateStream, LlmBackend, Need
+from gateway.prompt import Prompt
+from gateway.tiers.layouts import StaleLayout
+from gateway.tiers.llm_backend import Admission, GenerateOptions, GenerateStream
 from gateway.tiers.replica import ReplicaLost
-from gateway.tiers.retries import RetryBudget
 from gateway.tiers.tier_calls import CallTerms
-from gateway.tiers.tile_source import TileSource, open_source
-from gateway.tiers.vision_backend import VisionBackend
+from gateway.turns.tiers import Tiers
+from gateway.turns.tile_supply import Supply, TileSupply
 from internvl.errors import InternalError, Unavailable
-
-
-@dataclass(frozen=True, slots=True)
-class Tiers:
-    """What a turn works with.
-
-    Attributes:
-        vision: the vision tier.
-        llm: the language tier.
-        media: bytes of all media.
-        layouts: layouts of media that was encoded before.
-        retries: what may be tried again.
-    """
-
-    vision: VisionBackend
-    llm: LlmBackend
-    media: MediaStore
-    layouts: LayoutMemory
-    retries: RetryBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +36,6 @@ class TurnRequest:
     options: GenerateOptions
     deadline: Deadline
     arrived: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Supply:
-    """Where the tiles come from that the language tier asked for."""
-
-    source: TileSource
-    first_tile: int
 
 
 class Turn:
@@ -118,13 +88,14 @@ class Turn:
 
     async def _attempt(self) -> Answer:
         async with AsyncExitStack() as stack:
-            layouts, sources = await self._lay_out(stack)
+            tiles = TileSupply(self._visuals, self._tiers, self._terms, stack)
+            layouts = await tiles.lay_out()
             generation = await self._generate(layouts, stack)
             with self._request.prompt.naming_errors():
                 admission = await generation.admitted()
-            supplies = await self._meet(admission.needed, layouts, sources, stack)
+            await tiles.meet(admission.needed)
             await self._announce(admission, layouts)
-            return await self._exchange(generation, supplies)
+            return await self._exchange(generation, tiles if admission.needed else None)
 
     async def _announce(self, admission: Admission, layouts: dict[Media, Layout]) -> None:
         """Say once that the turn is under way; after a loss, see that the same model goes on."""
@@ -134,60 +105,12 @@ class Turn:
         elif self._said.deltas and self._said.model != admission.model:
             raise Unavailable("the language service changed its model during the answer; ask again")
 
-    async def _lay_out(self, stack: AsyncExitStack) -> tuple[dict[Media, Layout], dict[Media, TileSource]]:
-        """Find every layout: remembered ones at once, the others by starting to encode."""
-        unknown: dict[Media, Visual] = {}
-        layouts: dict[Media, Layout] = {}
-        for visual in self._visuals:
-            layout = self._tiers.layouts.get(visual.media)
-            if layout is not None:
-                layouts[visual.media] = layout
-            else:
-                unknown.setdefault(visual.media, visual)
-        sources = await together(self._open_source(visual, 0, stack) for visual in unknown.values())
-        for source in sources:
-            layouts[source.visual.media] = source.layout
-            self._tiers.layouts.put(source.visual.media, source.layout)
-        return layouts, {source.visual.media: source for source in sources}
-
     async def _generate(self, layouts: dict[Media, Layout], stack: AsyncExitStack) -> GenerateStream:
         request = self._request
         generation = self._tiers.llm.generate(
             request.prompt, layouts, request.options, self._said.token_ids, self._terms
         )
         return await stack.enter_async_context(generation)
-
-    async def _meet(
-        self,
-        needed: Sequence[Need],
-        layouts: dict[Media, Layout],
-        sources: dict[Media, TileSource],
-        stack: AsyncExitStack,
-    ) -> list[_Supply]:
-        """A source for everything that is needed, in that order; work on anything else stops."""
-        by_id = {layouts[visual.media].visual_id: visual for visual in reversed(self._visuals)}
-        if any(need.visual_id not in by_id for need in needed):
-            raise InternalError("the language service asked for embeddings that are not part of the prompt")
-        wanted = {by_id[need.visual_id].media for need in needed}
-        for media, source in sources.items():
-            if media not in wanted:
-                source.cancel()
-
-        async def meet(need: Need) -> _Supply:
-            visual = by_id[need.visual_id]
-            source = sources.get(visual.media)
-            if source is None:
-                source = await self._open_source(visual, need.first_tile, stack)
-            if source.layout.visual_id != need.visual_id:
-                raise StaleLayout
-            return _Supply(source, need.first_tile)
-
-        return await together(meet(need) for need in needed)
-
-    async def _open_source(self, visual: Visual, first_tile: int, stack: AsyncExitStack) -> TileSource:
-        tiers = self._tiers
-        source = open_source(visual, first_tile, tiers.vision, tiers.media, self._terms)
-        return await stack.enter_async_context(source)
 
     def _started(self, admission: Admission, layouts: dict[Media, Layout]) -> Started:
         return Started(
@@ -197,32 +120,39 @@ class Turn:
             layouts=tuple(layouts[visual.media] for visual in self._visuals),
         )
 
-    async def _exchange(self, generation: GenerateStream, supplies: Sequence[_Supply]) -> Answer:
-        """Tiles in, words out, at the same time."""
-        if not supplies:
+    async def _exchange(self, generation: GenerateStream, tiles: TileSupply | None) -> Answer:
+        """Tiles in, if any are needed, and words out, at the same time."""
+        if tiles is None:
             await generation.done_sending()
             with self._request.prompt.naming_errors():
                 return await self._collect(generation)
         async with task_group() as tasks:
-            splicing = tasks.create_task(self._splice(generation, supplies))
+            splicing = tasks.create_task(self._splice(generation, tiles))
             with self._request.prompt.naming_errors():
                 answer = await self._collect(generation)
             splicing.cancel()
         return answer
 
-    async def _splice(self, generation: GenerateStream, supplies: Sequence[_Supply]) -> None:
+    async def _splice(self, generation: GenerateStream, tiles: TileSupply) -> None:
         """Move the needed tiles, in order, as the bytes they are."""
-        for supply in supplies:
-            visual, layout = supply.source.visual, supply.source.layout
-            async for number, frame in supply.source.tiles(supply.first_tile):
-                if not await generation.send(frame):
+        async with piped(tiles.supply, 1) as (supplies, _):
+            async for supply in supplies:
+                if not await self._move(generation, supply):
                     return
-                metrics.TILES_FORWARDED.inc()
-                metrics.TILE_BYTES_FORWARDED.inc(len(frame))
-                if number >= self._said.tiles.get(visual.index, 0):
-                    self._said.tiles[visual.index] = number + 1
-                    await self._emit(Progress(visual.index, number + 1, layout.tiles))
         await generation.done_sending()
+
+    async def _move(self, generation: GenerateStream, supply: Supply) -> bool:
+        """Move the tiles of one item; False if the call has ended."""
+        visual, layout = supply.source.visual, supply.source.layout
+        async for number, frame in supply.source.tiles(supply.first_tile):
+            if not await generation.send(frame):
+                return False
+            metrics.TILES_FORWARDED.inc()
+            metrics.TILE_BYTES_FORWARDED.inc(len(frame))
+            if number >= self._said.tiles.get(visual.index, 0):
+                self._said.tiles[visual.index] = number + 1
+                await self._emit(Progress(visual.index, number + 1, layout.tiles))
+        return True
 
     async def _collect(self, generation: GenerateStream) -> Answer:
         said = self._said

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -33,7 +34,8 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
     Attributes:
         encoded: `(file, first_tile)` of every Encode.
         frames: every tile sent, serialised.
-        active: Encode calls under way.
+        active: Encode and Inspect calls under way.
+        most_active: the most there ever were.
         reading: cleared, it takes no files.
         gate: cleared, it holds tiles back.
         model: part of every visual id.
@@ -45,7 +47,7 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         self.encoded: list[tuple[bytes, int]] = []
         self.inspected: list[bytes] = []
         self.frames: list[bytes] = []
-        self.active = 0
+        self.active = self.most_active = 0
         self.idle = asyncio.Event()
         self.reading = asyncio.Event()
         self.reading.set()
@@ -59,15 +61,9 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
     async def Encode(
         self, request_iterator: AsyncIterator[vision_service_pb2.EncodeRequest], context: Context
     ) -> AsyncIterator[vision_service_pb2.EncodeResponse]:
-        self.active += 1
-        self.idle.clear()
-        try:
+        with self._active():
             async for response in self._encode(request_iterator):
                 yield response
-        finally:
-            self.active -= 1
-            if not self.active:
-                self.idle.set()
 
     async def _encode(
         self, requests: AsyncIterator[vision_service_pb2.EncodeRequest]
@@ -128,7 +124,9 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
     async def Inspect(
         self, request_iterator: AsyncIterator[vision_service_pb2.InspectRequest], context: Context
     ) -> vision_service_pb2.InspectResponse:
-        file = b"".join([request.chunk async for request in request_iterator])
+        with self._active():
+            await self.reading.wait()
+            file = b"".join([request.chunk async for request in request_iterator])
         self.inspected.append(file)
         return vision_service_pb2.InspectResponse(
             kind=content_pb2.MEDIA_KIND_IMAGE,
@@ -142,6 +140,18 @@ class FakeVision(vision_service_pb2_grpc.VisionServiceServicer):
         self, request: vision_service_pb2.EncoderInfoRequest, context: Context
     ) -> vision_service_pb2.EncoderInfoResponse:
         return vision_service_pb2.EncoderInfoResponse(model_name=self.model, tokens_per_tile=TOKENS_PER_TILE)
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.active -= 1
+            if not self.active:
+                self.idle.set()
 
     def _layout(self, file: bytes, opening: vision_service_pb2.EncodeOpen) -> content_pb2.VisualLayout:
         options = opening.image if opening.HasField("image") else opening.video
