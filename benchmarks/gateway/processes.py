@@ -14,8 +14,8 @@ from pathlib import Path
 import grpc
 
 from deploy.health import is_serving
-from deploy.launcher import Ports
 from deploy.launcher.config import Service
+from deploy.launcher.free_ports import free_ports
 from deploy.launcher.process import ServiceProcess
 
 _READY_S = 30.0
@@ -49,7 +49,8 @@ class Measured:
 @asynccontextmanager
 async def measured(module: str, *flags: str) -> AsyncIterator[Measured]:
     """Run a module that serves where `--listen` says; end it with the block."""
-    address = f"127.0.0.1:{Ports.free().gateway}"
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
     command = (sys.executable, "-m", module, "--listen", address, *flags)
     process = ServiceProcess(Service(module, command, address), _drop, queue.Queue())
     try:

@@ -12,8 +12,9 @@ from pathlib import Path
 import grpc
 from PIL import Image
 
-from deploy.launcher import LaunchConfig, Ports
+from deploy.launcher import LaunchConfig
 from deploy.launcher.config import Service
+from deploy.launcher.free_ports import free_ports
 from deploy.launcher.stack import launch_services
 from internvl.checkpoint import series_config, write_random_checkpoint
 from internvl.v1 import vision_service_pb2, vision_service_pb2_grpc
@@ -27,7 +28,8 @@ def encode_seconds() -> float:
     with tempfile.TemporaryDirectory(prefix="internvl-4b-") as folder:
         model = Path(folder) / "model"
         write_random_checkpoint(model, _vision_config())
-        address = f"127.0.0.1:{Ports.free().vision}"
+        (port,) = free_ports(1)
+        address = f"127.0.0.1:{port}"
         command = (sys.executable, "-m", "vision_service", "--listen", address, "--model", str(model))
         service = Service("vision", (*command, "--log-level", "warning"), address)
         config = LaunchConfig(ready_timeout_s=_READY_S, grace_s=1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.launcher.free_ports import free_ports
 
 _START_S = 120
 
@@ -48,7 +49,8 @@ def running_service(*flags: str) -> Iterator[Service]:
         flags: of the vision service; what is not said has its default.
     """
     with tempfile.TemporaryDirectory() as folder:
-        address, metrics = f"unix:{Path(folder) / 'vision'}", f"127.0.0.1:{_free_port()}"
+        (port,) = free_ports(1)
+        address, metrics = f"unix:{Path(folder) / 'vision'}", f"127.0.0.1:{port}"
         command = [sys.executable, "-m", "vision_service", "--listen", address, "--metrics-listen", metrics]
         process = subprocess.Popen([*command, "--log-level", "warning", *flags])
         try:
@@ -58,9 +60,3 @@ def running_service(*flags: str) -> Iterator[Service]:
         finally:
             process.terminate()
             process.wait(timeout=60)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deploy.launcher.free_ports import free_ports
 from internvl.model_choice import weight_flags
 
 GATEWAY, VISION, LLM = "gateway", "vision", "llm"
@@ -27,9 +26,7 @@ class Ports:
     @classmethod
     def free(cls) -> Ports:
         """Ports that nobody listens on at this moment."""
-        with ExitStack() as stack:
-            held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
-            return cls(*(each.getsockname()[1] for each in held))
+        return cls(*free_ports(4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +125,7 @@ def _kept(config: LaunchConfig) -> tuple[str, ...]:
 
 def _replicas(tier: str, first: str, count: int) -> dict[str, str]:
     """Names and addresses of the replicas of a tier."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count - 1)]
-        others = [f"127.0.0.1:{each.getsockname()[1]}" for each in held]
+    others = [f"127.0.0.1:{port}" for port in free_ports(count - 1)]
     return {tier: first} | {f"{tier}-{number}": address for number, address in enumerate(others, 2)}
 
 

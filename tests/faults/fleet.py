@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
-import random
 import signal
-import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import grpc
 
 from deploy.health import is_serving
 from deploy.launcher.config import GATEWAY, LLM, VISION, LaunchConfig, Service, plan_services
+from deploy.launcher.free_ports import free_ports
 from deploy.launcher.process import ServiceProcess
 from internvl.v1 import chat_service_pb2 as chat
 from internvl.v1 import chat_service_pb2_grpc
@@ -43,8 +42,9 @@ class Fleet:
         self._services: dict[str, Service] = {}
         self._metrics: dict[str, int] = {}
         self._processes: dict[str, ServiceProcess] = {}
-        for service in plan_services(config):
-            port = self._metrics[service.name] = _free_port()
+        services = plan_services(config)
+        for service, port in zip(services, free_ports(len(services)), strict=True):
+            self._metrics[service.name] = port
             more = (*_MORE[service.tier], "--metrics-listen", f"127.0.0.1:{port}")
             if service.name == GATEWAY:
                 more = (*more, "--store", store, "--media-dir", str(media))
@@ -131,15 +131,6 @@ def running_fleet(model: Path, store: str, media: Path) -> Iterator[Fleet]:
 def text_of(received: list[chat.ChatResponse]) -> str:
     """The text as it was streamed."""
     return "".join(event.delta.text for event in received)
-
-
-def _free_port() -> int:
-    """A port below those that connections are given: one of them could take it before the service does."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no port is free")
 
 
 def _drop(name: str, line: str) -> None:

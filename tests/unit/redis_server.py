@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import Self
 
+from deploy.launcher.free_ports import free_ports
+
 
 class RedisServer:
     """A server on a free port of this machine that keeps what it is told in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        (self._port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

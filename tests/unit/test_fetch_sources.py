@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from checkpoint_samples import PDPARAMS, write_sample
 from checkpoint_server import REPOSITORY, Published, read_files, serve
 
+from deploy.launcher.free_ports import free_ports
 from internvl.checkpoint import WriteOptions
 from internvl.cli.main import main
 from internvl.cli.registry import GROUP, Registry
@@ -35,13 +35,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return read_files(write_sample(tmp_path_factory.mktemp("released") / "checkpoint"))
 
 
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize(
     ("source", "variable"), [("huggingface", "HF_ENDPOINT"), ("paddle", "PPNLP_ENDPOINT")]
 )
@@ -52,7 +45,7 @@ def test_offline_it_says_what_it_tried_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    host = f"127.0.0.1:{closed_port()}"
+    host = f"127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv(variable, f"http://{host}")
     assert main(["fetch", REPOSITORY, "--source", source, "--into", str(tmp_path / "new")], REGISTRY) == 1
     printed = capsys.readouterr().err
