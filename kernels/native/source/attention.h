@@ -5,12 +5,12 @@
 // computed alone, in a chunk or in another batch comes out bit for bit the same. Blocks of any multiple of 8 make the
 // same groups; those of another size cut them where they end.
 //
-// Decode reads each stored key and value once and is bound by memory; int8 is bound by its unpacking. A prompt takes 18 queries to each group while it is in the first-level cache and is bound by
-// multiply-adds. docs/kernels.md says how near they come.
+// Decode reads each stored key and value once and is bound by memory; int8 is bound by its unpacking. A prompt takes 36
+// queries to each group, six at a time, and is bound by multiply-adds. docs/kernels.md says how near they come.
 // Included inside a level's namespace.
 
-// Queries that share one pass over the keys: with a group of keys and values they fill the first-level cache.
-constexpr int kTile = 18;
+// Queries that share one pass over the keys, for which a group is unpacked or brought to the first-level cache once.
+constexpr int kTile = 36;
 
 // Channel pairs (i, i + size / 2) turn together.
 inline void rotate(const float* from, const float* cos, const float* sin, int size, float scale, float* to) {
@@ -33,7 +33,7 @@ inline void store_tokens(const PagedAttention& work, int sequence, int kv_head) 
   }
 }
 
-// Up to 18 queries of one sequence. Of a prompt, all belong to one key head: rows in order, within a row the query
+// Up to 36 queries of one sequence. Of a prompt, all belong to one key head: rows in order, within a row the query
 // heads that share the key head. Where a sequence has few rows, the tile takes more key heads, because those of a
 // block lie side by side: memory gives twice as much in long runs as in the 12 KiB of a single head.
 template <int kChunks>
@@ -113,13 +113,13 @@ class Tile {
     if (held > kTokens && token + kTokens < end) fetch_ahead(work_, place_at(token + kTokens, kv_head));
   }
 
-  Group group_at(int64_t token, int held, int kv_head, int64_t end) {
+  Group<1> group_at(int64_t token, int held, int kv_head, int64_t end) {
     const Eight lower = eight_at(work_, place_at(token, kv_head), unpacked_[0]);
-    if (held <= kTokens || token + kTokens >= end) return {lower, lower};
-    return {lower, eight_at(work_, place_at(token + kTokens, kv_head), unpacked_[1])};
+    if (held <= kTokens || token + kTokens >= end) return {{{lower, lower}}};
+    return {{{lower, eight_at(work_, place_at(token + kTokens, kv_head), unpacked_[1])}}};
   }
 
-  void attend_queries(Group group, int head, int64_t token, int held) {
+  void attend_queries(const Group<1>& group, int head, int64_t token, int held) {
     const int first = head * queries_;
     int counts[kTile];
     for (int i = 0; i < queries_; ++i) counts[i] = smaller(held, ends_[first + i] - token);

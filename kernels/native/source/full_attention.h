@@ -1,17 +1,24 @@
 // Full attention of one head of one tile: every token sees all others.
 //
-// Keys and values are laid out as the groups of softmax.h want them, once, and then met by 18 queries at a time. It is
+// Keys and values are laid out as the groups of softmax.h want them, once, and then met by 36 queries at a time. It is
 // bound by the multiply-adds; docs/kernels.md says how near it comes.
 // Included inside a level's namespace.
 
-inline int64_t groups_of(int64_t tokens) { return (tokens + kLanes - 1) / kLanes; }
+// Of sixteen tokens, so many in a group: it must fit the first-level cache beside the queries.
+constexpr int kPairsMet = 2;
 
-// Numbers of a group: keys and values of twice eight tokens.
-inline int64_t group_numbers(int size) { return 2 * numbers_of(size); }
+constexpr int kTokensMet = kPairsMet * kLanes;
 
-int64_t full_attention_room(const FullAttention& work) { return groups_of(work.tokens) * group_numbers(work.size); }
+inline int64_t groups_of(int64_t tokens) { return (tokens + kTokensMet - 1) / kTokensMet; }
 
-inline void lay_out_group(const float* keys, const float* values, int64_t stride, int size, int count, float* to) {
+// Numbers of a pair: keys and values of twice eight tokens.
+inline int64_t pair_numbers(int size) { return 2 * numbers_of(size); }
+
+int64_t full_attention_room(const FullAttention& work) {
+  return groups_of(work.tokens) * kPairsMet * pair_numbers(work.size);
+}
+
+inline void lay_out_pair(const float* keys, const float* values, int64_t stride, int size, int count, float* to) {
   const int width = padded(size);
   for (int token = 0; token < kLanes; ++token, keys += stride, values += stride) {
     float* eight = to + token / kTokens * numbers_of(size);
@@ -21,13 +28,23 @@ inline void lay_out_group(const float* keys, const float* values, int64_t stride
   }
 }
 
+inline Group<kPairsMet> group_at(const float* from, int size) {
+  Group<kPairsMet> group;
+  for (Pair& pair : group.pairs) {
+    const float* upper = from + numbers_of(size);
+    pair = {{from, from + kTokens * size}, {upper, upper + kTokens * size}};
+    from = upper + numbers_of(size);
+  }
+  return group;
+}
+
 template <int kChunks>
 void attend_tile(const FullAttention& work, int64_t first, int64_t head, float* room) {
   const int size = work.size;
-  const int64_t width = work.heads * size, at = first * width + head * size, each = group_numbers(size);
+  const int64_t width = work.heads * size, at = first * width + head * size, each = pair_numbers(size);
   for (int64_t token = 0; token < work.tokens; token += kLanes)
-    lay_out_group(work.keys + at + token * width, work.values + at + token * width, width, size,
-                  smaller(kLanes, work.tokens - token), room + token / kLanes * each);
+    lay_out_pair(work.keys + at + token * width, work.values + at + token * width, width, size,
+                 smaller(kLanes, work.tokens - token), room + token / kLanes * each);
   const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(size));
   for (int64_t query = 0; query < work.tokens; query += kTile) {
     const int many = smaller(kTile, work.tokens - query);
@@ -37,12 +54,10 @@ void attend_tile(const FullAttention& work, int64_t first, int64_t head, float* 
       for (int i = 0; i < size; ++i) queries[q][i] = work.queries[at + (query + q) * width + i] * scale;
       running[q].clear();
     }
-    for (int64_t token = 0; token < work.tokens; token += kLanes) {
-      const float *lower = room + token / kLanes * each, *upper = lower + numbers_of(size);
+    for (int64_t token = 0; token < work.tokens; token += kTokensMet) {
       int counts[kTile];
-      for (int q = 0; q < many; ++q) counts[q] = smaller(kLanes, work.tokens - token);
-      const Group group = {{lower, lower + kTokens * size}, {upper, upper + kTokens * size}};
-      attend_group<kChunks>(queries, group, size, counts, many, running);
+      for (int q = 0; q < many; ++q) counts[q] = smaller(kTokensMet, work.tokens - token);
+      attend_group<kChunks>(queries, group_at(room + token / kLanes * each, size), size, counts, many, running);
     }
     for (int q = 0; q < many; ++q) running[q].write(size, work.out + at + (query + q) * width);
   }

@@ -1,7 +1,7 @@
 // A single query against sixteen keys and values of bfloat16 as they are stored, unpacked in registers.
 //
 // Decode reads every key and value for one query and is bound by memory; unpacking them into the first-level cache, as
-// a prompt does for its 18 queries, took half as long again. The sums are those of softmax.h in the same order, so that
+// a prompt does for its 36 queries, took half as long again. The sums are those of softmax.h in the same order, so that
 // results are equal to the last bit.
 // Included inside a level's namespace.
 
@@ -50,7 +50,9 @@ void attend_stored(const float* query, const char* lower, const char* upper, int
                    Running<kChunks>& running) {
   static_assert(kChunks % 2 == 0, "vectors in pairs");
   alignas(64) float weights[kLanes];
-  store(weights, running.weigh(scores_of(query, size, lower, upper), count));
+  Vec scores[] = {scores_of(query, size, lower, upper)};
+  running.weigh(scores, count);
+  store(weights, scores[0]);
   constexpr int kVecs = vecs_of(kChunks, 1);
   for (int c = 0; c < kChunks; c += kVecs) {
     Vec mixed[kVecs];

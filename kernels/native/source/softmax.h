@@ -1,21 +1,25 @@
-// Some queries against sixteen keys and values: what paged and full attention share.
+// Some queries against some keys and values: what paged and full attention share.
 //
-// A query goes through the same steps alone or beside others, so that company changes no bit of its result. Three at
-// once read each key and value from the first-level cache once instead of three times, which is what bounds one alone:
-// the processor loads no more numbers than it multiplies.
+// A query goes through the same steps alone or beside others, so that company changes no bit of its result. Six at once
+// read each key and value from the first-level cache once instead of six times: the processor loads two vectors a cycle
+// and multiplies as many, so one query alone waits for what it loads.
 // Included inside a level's namespace.
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-// Queries that share a key in registers: their sums fill 12 of AVX2's 16.
-constexpr int kBeside = 3;
+// Queries that share a key in registers: their sums are 12 registers, enough that none waits for its last multiply-add.
+constexpr int kBeside = 12 / kParts;
 
 inline int smaller(int64_t a, int64_t b) { return static_cast<int>(a < b ? a : b); }
 
-// Sixteen tokens, or where a block ends before, so many that `upper` holds nothing.
-struct Group {
+// Tokens that are met together, sixteen for each pair. Where a block ends before, those of `upper` may be anything.
+struct Pair {
   Eight lower;
   Eight upper;
+};
+template <int kPairs>
+struct Group {
+  Pair pairs[kPairs];
 };
 
 // Softmax over the groups seen so far, relative to the largest score among them.
@@ -32,19 +36,25 @@ struct Running {
     for (int c = 0; c < kChunks; ++c) mixed[c] = zero();
   }
 
-  // The weights of scores of which the first `count` are seen; what was added before shrinks if need be.
-  INTERNVL_INLINE Vec weigh(Vec scores, int count) {
-    scores = first_lanes(count, scores, kMinusInfinity);
-    const float greatest = maximum(scores);
+  // Scores, of which the first `count` are seen, to weights; what was added before shrinks if need be.
+  template <int kPairs>
+  INTERNVL_INLINE void weigh(Vec (&scores)[kPairs], int count) {
+    const bool all = count >= kPairs * kLanes;
+    if (!all)
+      for (int p = 0; p < kPairs; ++p) scores[p] = first_lanes(count - p * kLanes, scores[p], kMinusInfinity);
+    Vec together = scores[0];
+    for (int p = 1; p < kPairs; ++p) together = larger(together, scores[p]);
+    const float greatest = maximum(together);
     if (greatest > largest) {
       const Vec shrink = exp2_nonpositive(broadcast(largest - greatest));
       weight = weight * shrink;
       for (int c = 0; c < kChunks; ++c) mixed[c] = mixed[c] * shrink;
       largest = greatest;
     }
-    const Vec weights = first_lanes(count, exp2_nonpositive(scores - broadcast(largest)), 0);
-    weight = weight + weights;
-    return weights;
+    for (int p = 0; p < kPairs; ++p) scores[p] = exp2_nonpositive(scores[p] - broadcast(largest));
+    if (!all)
+      for (int p = 0; p < kPairs; ++p) scores[p] = first_lanes(count - p * kLanes, scores[p], 0);
+    for (int p = 0; p < kPairs; ++p) weight = weight + scores[p];
   }
 
   // The mean of the values, `size` numbers.
@@ -56,77 +66,92 @@ struct Running {
   }
 };
 
-// Scores of 16 tokens, a channel at a time. Two partial sums keep the multiply-add units busy.
+// Scores of 16 tokens, every other channel at a time from the first one on.
 template <int kQueries, int kRow>
-INTERNVL_INLINE void add_scores(const float (*queries)[kRow], Group group, int size, Vec (&scores)[kQueries]) {
-  const float *lower = group.lower.keys, *upper = group.upper.keys;
-  Vec odd[kQueries];
-#pragma GCC unroll 3
-  for (int q = 0; q < kQueries; ++q) scores[q] = odd[q] = zero();
-  for (int i = 0; i < size; i += 2, lower += 2 * kTokens, upper += 2 * kTokens) {
-    const Vec even_keys = load(lower, upper);
-#pragma GCC unroll 3
-    for (int q = 0; q < kQueries; ++q) scores[q] = add_product(scores[q], queries[q][i], even_keys);
-    const Vec odd_keys = load(lower + kTokens, upper + kTokens);
-#pragma GCC unroll 3
-    for (int q = 0; q < kQueries; ++q) odd[q] = add_product(odd[q], queries[q][i + 1], odd_keys);
+INTERNVL_INLINE void add_scores(const float (*queries)[kRow], Pair pair, int first, int size, Vec (&scores)[kQueries]) {
+#pragma GCC unroll 12
+  for (int q = 0; q < kQueries; ++q) scores[q] = zero();
+  for (int i = first; i < size; i += 2) {
+    const Vec keys = in_registers(load(pair.lower.keys + i * kTokens, pair.upper.keys + i * kTokens));
+#pragma GCC unroll 12
+    for (int q = 0; q < kQueries; ++q) scores[q] = add_product(scores[q], queries[q][i], keys);
   }
-#pragma GCC unroll 3
+}
+
+// Scores of 16 tokens: those of the even channels and of the odd ones apart, as single_query.h takes them side by side,
+// whose one query would wait for its last multiply-add.
+template <int kQueries, int kRow>
+INTERNVL_INLINE void scores_of(const float (*queries)[kRow], Pair pair, int size, Vec (&scores)[kQueries]) {
+  Vec odd[kQueries];
+  add_scores<kQueries, kRow>(queries, pair, 0, size, scores);
+  add_scores<kQueries, kRow>(queries, pair, 1, size, odd);
+#pragma GCC unroll 12
   for (int q = 0; q < kQueries; ++q) scores[q] = scores[q] + odd[q];
 }
 
 // `count` values of `kVecs` vectors each, `stride` numbers apart, times the weights of each query.
-template <int kQueries, int kVecs>
-INTERNVL_INLINE void add_values(const float* weights, const float* values, int stride, int count,
-                                Vec (&mixed)[kQueries][kVecs]) {
+template <int kQueries, int kVecs, int kWeights>
+INTERNVL_INLINE void add_values(const float (&weights)[kQueries][kWeights], int first, const float* values, int stride,
+                                int count, Vec (&mixed)[kQueries][kVecs]) {
   for (int token = 0; token < count; ++token, values += stride)
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int v = 0; v < kVecs; ++v) {
-      const Vec value = load(values + v * kLanes);
-#pragma GCC unroll 3
-      for (int q = 0; q < kQueries; ++q) mixed[q][v] = add_product(mixed[q][v], weights[q * kLanes + token], value);
+      const Vec value = in_registers(load(values + v * kLanes));
+#pragma GCC unroll 12
+      for (int q = 0; q < kQueries; ++q) mixed[q][v] = add_product(mixed[q][v], weights[q][first + token], value);
     }
 }
 
 // Vectors of a value whose sums fit the registers.
 constexpr int vecs_of(int chunks, int queries) {
-  const int most = queries > 1 ? 2 : chunks == 6 ? 6 : 4;
+  const int most = queries > 1 ? 1 : chunks == 6 ? 6 : 4;
   return chunks < most ? chunks : most;
 }
 
 // Queries against the first tokens of a group, each as many as its count says, at least one. What lies behind the
 // greatest count may be anything, NaN too.
-template <int kChunks, int kQueries>
-INTERNVL_INLINE void attend_group(const float (*queries)[kChunks * kLanes], Group group, int size, const int* counts,
-                                  Running<kChunks>* running) {
-  Vec scores[kQueries];
-  add_scores<kQueries, kChunks * kLanes>(queries, group, size, scores);
-  alignas(64) float weights[kQueries][kLanes];
+template <int kChunks, int kQueries, int kPairs>
+INTERNVL_INLINE void attend_group(const float (*queries)[kChunks * kLanes], const Group<kPairs>& group, int size,
+                                  const int* counts, Running<kChunks>* running) {
+  alignas(64) float weights[kQueries][kPairs * kLanes];
+  for (int p = 0; p < kPairs; ++p) {
+    Vec scores[kQueries];
+    scores_of<kQueries, kChunks * kLanes>(queries, group.pairs[p], size, scores);
+#pragma GCC unroll 12
+    for (int q = 0; q < kQueries; ++q) store(weights[q] + p * kLanes, scores[q]);
+  }
   int count = 0;
   for (int q = 0; q < kQueries; ++q) {
-    store(weights[q], running[q].weigh(scores[q], counts[q]));
+    Vec scores[kPairs];
+    for (int p = 0; p < kPairs; ++p) scores[p] = load(weights[q] + p * kLanes);
+    running[q].weigh(scores, counts[q]);
+    for (int p = 0; p < kPairs; ++p) store(weights[q] + p * kLanes, scores[p]);
     count = counts[q] > count ? counts[q] : count;
   }
   constexpr int kVecs = vecs_of(kChunks, kQueries), kStride = kChunks * kLanes;
   for (int c = 0; c < kChunks; c += kVecs) {
     Vec mixed[kQueries][kVecs];
-#pragma GCC unroll 3
+#pragma GCC unroll 12
     for (int q = 0; q < kQueries; ++q)
-#pragma GCC unroll 6
+#pragma GCC unroll 12
       for (int v = 0; v < kVecs; ++v) mixed[q][v] = zero();
-    add_values<kQueries, kVecs>(weights[0], group.lower.values + c * kLanes, kStride, smaller(count, kTokens), mixed);
-    add_values<kQueries, kVecs>(weights[0] + kTokens, group.upper.values + c * kLanes, kStride, count - kTokens, mixed);
-#pragma GCC unroll 3
+    for (int p = 0; p < kPairs; ++p) {
+      const Pair& pair = group.pairs[p];
+      const int first = p * kLanes, second = first + kTokens;
+      add_values(weights, first, pair.lower.values + c * kLanes, kStride, smaller(count - first, kTokens), mixed);
+      add_values(weights, second, pair.upper.values + c * kLanes, kStride, smaller(count - second, kTokens), mixed);
+    }
+#pragma GCC unroll 12
     for (int q = 0; q < kQueries; ++q)
-#pragma GCC unroll 6
+#pragma GCC unroll 12
       for (int v = 0; v < kVecs; ++v) running[q].mixed[c + v] = running[q].mixed[c + v] + mixed[q][v];
   }
 }
 
 // The same for as many queries as there are: those with a count above zero, which come last.
-template <int kChunks>
-inline void attend_group(const float (*queries)[kChunks * kLanes], Group group, int size, const int* counts, int many,
-                         Running<kChunks>* running) {
+template <int kChunks, int kPairs>
+inline void attend_group(const float (*queries)[kChunks * kLanes], const Group<kPairs>& group, int size,
+                         const int* counts, int many, Running<kChunks>* running) {
   int q = 0;
   while (q < many && counts[q] <= 0) ++q;
   for (; q + kBeside <= many; q += kBeside)
