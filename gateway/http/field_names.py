@@ -25,6 +25,15 @@ class MessageNames:
     message: str
     parts: Sequence[str]
 
+    def name_of(self, member: str) -> str:
+        """What the client calls what is behind the message's own path, such as `.role`."""
+        if not self.parts:
+            return self.message
+        if member != ".parts":
+            return self.message + member
+        # A message that is one text, as in `input` of a response, has no content beside itself.
+        return self.message if self.message in self.parts else f"{self.message}.content"
+
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
@@ -62,7 +71,7 @@ class FieldNames:
             return path
         names = self.messages[int(match[1])]
         if match[2] is None or int(match[2]) >= len(names.parts):
-            return names.message + (match[3] if names.parts else "")
+            return names.name_of(match[3])
         tail = _MEDIA_TAIL.sub("", match[3], count=1)
         head, dot, member = tail.rpartition(".")
         return names.parts[int(match[2])] + head + dot + self.members.get(member, member)

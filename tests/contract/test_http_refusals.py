@@ -17,7 +17,7 @@ from internvl.errors import (
 )
 from tests.contract.fake_vision import picture
 from tests.contract.gateway_tiers import bounded
-from tests.contract.http_door import CHAT, chat, client, data_url, http_stack, image, text
+from tests.contract.http_door import CHAT, MODEL, chat, client, data_url, http_stack, image, text
 
 USER = {"role": "user", "content": "x"}
 REFUSED_FIELDS: tuple[tuple[dict[str, Any], str, str], ...] = (
@@ -105,6 +105,22 @@ async def test_error_of_a_tier_names_the_clients_own_field() -> None:
             reply = await stack.post(CHAT, chat("hi", max_completion_tokens=3, response_format=form))
             assert (reply.status, reply.error["param"]) == (400, ours)
             assert reply.error["message"] == f"{ours}: will not do"
+
+
+@bounded
+async def test_error_about_all_of_a_message_names_its_content() -> None:
+    async with http_stack() as stack:
+        stack.tiers.llm.refusal = InvalidField("open.messages[0].parts", "must hold something")
+        for parts in ([""], [text(""), text("")]):
+            reply = await stack.post(CHAT, chat(*parts))
+            assert reply.error["param"] == "messages[0].content"
+        for asked in ("", [{"role": "user", "content": ""}]):
+            reply = await stack.post("/v1/responses", {"model": MODEL, "input": asked, "store": False})
+            assert reply.error["param"] == ("input[0].content" if asked else "input")
+        stack.tiers.llm.refusal = None
+        many = [{"role": "user", "content": [text("x")] * 100}] * 2
+        reply = await stack.post(CHAT, chat("") | {"messages": many})
+        assert reply.error["message"] == "messages[0].content: at most 128 parts, got 201"
 
 
 @pytest.mark.parametrize(
