@@ -81,6 +81,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     """One line for the user, and the exit code."""
     if isinstance(error, ConfigError):
         return str(error), 2
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}", 1
     if isinstance(error, (CheckpointError, ServingError, OSError)):
         return str(error), 1
     return f"unexpected {type(error).__name__}: {error} (INTERNVL_DEBUG=1 shows where)", 1
