@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from internvl.errors import ConfigError, Unavailable
 from internvl.telemetry import get_logger
@@ -22,6 +22,21 @@ _INCOMING = "incoming"
 _LEFTOVER_S = 3600.0
 
 _log = get_logger("media")
+
+
+class FoundFile(NamedTuple):
+    """A file that is there.
+
+    Attributes:
+        used: when it was last, in seconds since 1970.
+        media_id: hash of its content.
+        size: its length in bytes.
+    """
+
+    used: float
+    media_id: str
+    place: str
+    size: int
 
 
 class MediaFiles(Protocol):
@@ -47,8 +62,8 @@ class MediaFiles(Protocol):
     def delete(self, place: str) -> None:
         """Delete a file; nothing happens if there is none."""
 
-    def found(self) -> list[tuple[str, int]]:
-        """Places and sizes of what is there, least recently used first; none where looking is dear."""
+    def found(self) -> list[FoundFile]:
+        """What is there, least recently used first; nothing where looking is dear."""
 
 
 class LocalFiles:
@@ -81,15 +96,15 @@ class LocalFiles:
         with usable():
             (self._directory / place).unlink(missing_ok=True)
 
-    def found(self) -> list[tuple[str, int]]:
+    def found(self) -> list[FoundFile]:
         found = []
         for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
             place = f"{path.parent.name}/{path.name}"
             with suppress(FileNotFoundError):
-                if PLACE.fullmatch(place):
+                if match := PLACE.fullmatch(place):
                     status = path.stat()
-                    found.append((status.st_mtime_ns, place, status.st_size))
-        return [(place, size) for _, place, size in sorted(found)]
+                    found.append(FoundFile(status.st_mtime, match[1], place, status.st_size))
+        return sorted(found)
 
 
 class RemoteFiles:
@@ -144,7 +159,7 @@ class RemoteFiles:
         with usable(), suppress(FileNotFoundError):
             self._system.rm_file(f"{self._root}/{place}")
 
-    def found(self) -> list[tuple[str, int]]:
+    def found(self) -> list[FoundFile]:
         return []
 
 

@@ -74,6 +74,9 @@ class MediaIndex(Protocol):
             NotFound: it was dropped.
         """
 
+    async def find(self, media_id: str) -> str | None:
+        """Where a file is, for who only looks; None if it is unknown."""
+
     async def forget(self, tenant: str, media_id: str) -> tuple[str, ...]:
         """Let a tenant see a file no longer; the place to delete, if nobody else does."""
 

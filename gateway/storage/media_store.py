@@ -8,17 +8,18 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from gateway import metrics
+from gateway.storage.adoption import adopt
 from gateway.storage.loose_files import LooseFiles
 from gateway.storage.media_files import LocalFiles, MediaFiles, RemoteFiles, usable_disk
 from gateway.storage.media_index import Added, MediaBounds, MediaIndex, unknown_media
-from internvl.errors import BadMedia, ConfigError, FailedPrecondition, Unavailable
+from internvl.errors import BadMedia, ConfigError, Unavailable
 
 MIB = 2**20
 
@@ -159,15 +160,10 @@ class MediaStore:
         return media_id
 
     async def adopt(self, tenant: str | None) -> None:
-        """Let a tenant see what an earlier run left; None lets nobody."""
+        """Let a tenant see what an earlier run left and the index does not know; None lets nobody."""
         if tenant is None:
             return
-        for place, size in await asyncio.to_thread(self._files.found):
-            media_id = place.partition("/")[2].partition(".")[0]
-            with suppress(FailedPrecondition):
-                added = await self._index.add(tenant, media_id, size, place, self._config.bounds)
-                if added is not None:
-                    await self._delete(added.dropped)
+        await self._delete(await adopt(self._files, self._index, tenant, self._config.bounds))
 
     async def _settle(self, tenant: str, media_id: str, size: int, temporary: Path) -> str:
         bounds = self._config.bounds
@@ -199,7 +195,7 @@ class MediaStore:
         await self._delete(added.dropped)
         return None
 
-    async def _delete(self, places: tuple[str, ...]) -> None:
+    async def _delete(self, places: Iterable[str]) -> None:
         for place in places:
             metrics.MEDIA_DROPPED.inc()
             with suppress(Unavailable):  # nobody sees it any longer; the log has the place's trouble

@@ -41,6 +41,10 @@ class RedisMedia:
             raise unknown_media()
         return str(found.decode())
 
+    async def find(self, media_id: str) -> str | None:
+        found = await self._server.run(redis_media_scripts.FIND, media_id)
+        return str(found.decode()) if found else None
+
     async def forget(self, tenant: str, media_id: str) -> tuple[str, ...]:
         found = await self._server.run(redis_media_scripts.FORGET, tenant, media_id)
         return (found.decode(),) if found else ()

@@ -160,6 +160,9 @@ return redis.call('HGET', P .. 'file:' .. ARGV[2], 'place')
 """
 )
 
+# id -> false or the place
+FIND = "return redis.call('HGET', ARGV[1] .. ':file:' .. ARGV[2], 'place')"
+
 # tenant, id -> false or the place to delete
 FORGET = _COMMON + "return not pinned_by(ARGV[2], ARGV[3]) and hide_from(ARGV[2], ARGV[3])"
 

@@ -64,6 +64,13 @@ class SqliteMedia:
 
         return await self._database.write(work)
 
+    async def find(self, media_id: str) -> str | None:
+        def work(db: sqlite3.Connection) -> str | None:
+            row = db.execute("SELECT place FROM files WHERE media_id = ?", (media_id,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._database.read(work)
+
     async def forget(self, tenant: str, media_id: str) -> tuple[str, ...]:
         def work(db: sqlite3.Connection) -> tuple[str, ...]:
             row = (tenant, media_id)

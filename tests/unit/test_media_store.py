@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import os
 import resource
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,50 @@ def test_next_process_finds_the_files_and_their_order(tmp_path: Path) -> None:
     os.utime(leftover, (0, 0))
     run(MediaConfig(tmp_path, quota_bytes=120), reopen)
     assert "leftover" not in files(tmp_path)
+
+
+def test_next_process_does_not_begin_the_time_of_a_file_anew(tmp_path: Path) -> None:
+    """Else nothing would ever expire in a gateway that is restarted more often than that."""
+    directory = tmp_path / "media"
+    config = MediaConfig(directory, time_to_live_s=1000.0)
+
+    async def within(kept_in: str, work: Callable[[MediaStore], Awaitable[None]]) -> None:
+        async with open_store(kept_in) as kept, open_media_store(config, kept.media, adopt_for="") as store:
+            await work(store)
+
+    async def fill(store: MediaStore) -> None:
+        await store.put(b"picture", "image", "")
+
+    async def nothing_is_left(store: MediaStore) -> None:
+        await store.sweep()
+        assert files(directory) == []
+
+    # As an index that is gone leaves it: only the file tells when it was used.
+    asyncio.run(within(MEMORY, fill))
+    (path,) = directory.glob("*/*")
+    os.utime(path, (path.stat().st_mtime - 2000,) * 2)
+    asyncio.run(within(MEMORY, nothing_is_left))
+
+    # As an index that is still there knows it.
+    database = tmp_path / "kept.db"
+    asyncio.run(within(str(database), fill))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE media SET used = used - 2000")
+    asyncio.run(within(str(database), nothing_is_left))
+
+
+def test_next_process_shows_nobody_what_the_index_knows_to_be_anothers(tmp_path: Path) -> None:
+    database = str(tmp_path / "kept.db")
+    config = MediaConfig(tmp_path / "media")
+
+    async def work() -> None:
+        async with open_store(database) as kept, open_media_store(config, kept.media) as store:
+            media_id = await store.put(b"picture", "image", "ann")
+        async with open_store(database) as kept, open_media_store(config, kept.media, adopt_for="") as store:
+            assert not await store.visible("", media_id)
+            assert await store.visible("ann", media_id)
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("media_id", ["", "..", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n"])
