@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from internvl.checkpoint.tensor_specs import TensorKind, TensorSpec
+from internvl.checkpoint.weight_format import Weight
 from kernels.ops import Matrix, MatrixBytes, Ops, Tensor
 from kernels.packed_file import Blob
 from kernels.weight_cache import CachedPart
@@ -42,6 +43,17 @@ class PackedStore:
             else:
                 tensors[spec.name] = self._ops.tensor(blob.view(np.float32).reshape(spec.shape))
         return matrices, tensors
+
+    def packing(self, stream: Iterable[tuple[str, Weight]]) -> Iterator[tuple[str, Weight]]:
+        """Pass a checkpoint on; the memory that the system keeps of its files goes to what is packed instead.
+
+        The next start reads what was packed, not the checkpoint, unless that is too large to be kept.
+        """
+        replaced = self._cache.replaces(sum(map(self._size, self._specs)))
+        for name, weight in stream:
+            yield name, weight
+            if replaced:
+                self._cache.forget(name)
 
     def write(self, matrix: Callable[[str], Matrix], tensor: Callable[[str], Tensor]) -> None:
         """Begin to write; see `WeightCache.write`."""

@@ -63,6 +63,10 @@ class WeightCache:
         _log.info("packed weights read", bytes=sum(sizes.values()))
         return blobs
 
+    def takes(self, size: int) -> bool:
+        """Whether so many bytes are within the limit."""
+        return size <= self.limit_bytes
+
     def write(self, key: str, blobs: Mapping[str, Blob]) -> threading.Thread:
         """Keep weights under `key`, on a thread that may be left behind when the process ends.
 
@@ -94,7 +98,7 @@ class WeightCache:
 
     def _make_room(self, size: int) -> bool:
         """Delete what nobody finishes, then the least recently used, until `size` bytes fit."""
-        if size > self.limit_bytes:
+        if not self.takes(size):
             return False
         delete_abandoned(self.folder)
         kept = [(path, path.stat()) for path in self.folder.glob(f"*{_SUFFIX}")]
@@ -125,6 +129,14 @@ class CachedPart:
         """As `WeightCache.read`; None too if the fingerprint would take reading the checkpoint."""
         fingerprint = self.checkpoint.known_fingerprint(self.prefix)
         return None if fingerprint is None else self.cache.read(_key(fingerprint, layout, sizes), sizes, room)
+
+    def replaces(self, size: int) -> bool:
+        """Whether so many packed bytes are kept, so that the next start does not read the checkpoint."""
+        return self.cache.takes(size)
+
+    def forget(self, name: str) -> None:
+        """As `Checkpoint.forget`."""
+        self.checkpoint.forget(name)
 
     def write(self, layout: str, blobs: Mapping[str, Blob]) -> threading.Thread:
         """As `WeightCache.write`, of what was packed from the whole checkpoint."""

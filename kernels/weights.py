@@ -76,6 +76,7 @@ def load_weights(
     store = None if cache is None or tied_table else packed_store(cache, wanted, ops)
     if store is not None and (found := store.read()) is not None:
         return Weights(*found)
+    stream = stream if store is None else store.packing(stream)
     weights = _packed(stream, specs, ops, unused, tied_table)
     give_back_memory()
     if store is not None:

@@ -57,6 +57,9 @@ class PdparamsShard:
             if name in names:
                 yield name, array
 
+    def forget(self, names: Collection[str]) -> None:
+        """Nothing: tensors have no places, and another service may be reading the file, which goes whole."""
+
 
 def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:

@@ -113,6 +113,12 @@ class Checkpoint:
             tensors = self._hashed(prefix, tensors)
         return assembled(tensors, self._survey.model, self._survey.form)
 
+    def forget(self, name: str) -> None:
+        """Have the system give up the memory that it keeps of a tensor for whoever reads it again."""
+        names = {entry.name for entry in self.entries(name)}
+        for shard in self._survey.shards:
+            shard.forget(names.intersection(shard.entries))
+
     def _hashed(
         self, prefix: str | tuple[str, ...], tensors: Iterator[tuple[str, NDArray[Any]]]
     ) -> Iterator[tuple[str, NDArray[Any]]]:

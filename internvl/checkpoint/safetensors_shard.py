@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ class SafetensorsShard:
             for name in self.entries:
                 if name in names:
                     yield name, self._tensor(file.fileno(), name)
+
+    def forget(self, names: Collection[str]) -> None:
+        with suppress(OSError), self._path.open("rb", buffering=0) as file:
+            for name in names:
+                size = self.entries[name].nbytes
+                os.posix_fadvise(file.fileno(), self._places[name], size, os.POSIX_FADV_DONTNEED)
 
     def _tensor(self, file: int, name: str) -> NDArray[Any]:
         """Not by the library, which holds the interpreter while it reads: others compute meanwhile."""

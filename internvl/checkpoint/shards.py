@@ -51,6 +51,9 @@ class Shard(Protocol):
     def read(self, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield the named tensors as stored, in file order, and let go of the file afterwards."""
 
+    def forget(self, names: Collection[str]) -> None:
+        """Have the system give up the memory that it keeps of these tensors for the next reader."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardFiles:
