@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -13,11 +13,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from kernels.mapped_file import MappedFile
+
 Blob: TypeAlias = NDArray[np.uint8]
 
 # Checked while they are still in the processor's cache.
 _PIECE = 4 << 20
-# What may wait to be written, so that others get their turn at the disk and at memory.
+# What may wait to be written, and what the system keeps of a file: memory is for those who serve meanwhile.
 _UNSYNCED = 256 << 20
 _LONGEST_HEADER = 16 << 20
 _READERS = 2
@@ -39,13 +41,14 @@ def write_packed(file: BinaryIO, key: str, blobs: Mapping[str, Blob]) -> None:
     offset = len(_header(key, blobs, sums))
     for name, blob in blobs.items():
         digest = xxhash.xxh3_64()
-        for piece in _pieces(blob):
+        for piece in _pieces(blob, offset):
             digest.update(piece)
             offset = _write_all(descriptor, piece, offset)
             unsynced += len(piece)
             if unsynced >= _UNSYNCED:
                 os.fdatasync(descriptor)
                 unsynced = 0
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         sums[name] = digest.hexdigest()
     _write_all(descriptor, memoryview(_header(key, blobs, sums)), 0)
 
@@ -53,7 +56,10 @@ def write_packed(file: BinaryIO, key: str, blobs: Mapping[str, Blob]) -> None:
 def read_packed(
     path: Path, key: str, sizes: Mapping[str, int], room: Callable[[str], Blob]
 ) -> dict[str, Blob]:
-    """Read a whole file into memory that `room` makes for each name, and check every byte.
+    """Take a whole file into memory, and check every byte.
+
+    Args:
+        room: makes memory for a name, which its bytes are copied to where the file's own pages are small.
 
     Raises:
         DamagedFile: it is not the file of this key, these names and sizes, or a checksum is wrong.
@@ -63,15 +69,55 @@ def read_packed(
         descriptor = file.fileno()
         begin, sums = _checked_header(descriptor, key, sizes)
         offsets = dict(zip(sizes, np.cumsum([begin, *sizes.values()]).tolist(), strict=False))
+        mapped = _mapped(descriptor, offsets, sizes, sums)
+        return mapped or _copied(descriptor, offsets, sums, room)
 
-        def read(name: str) -> tuple[str, Blob]:
-            blob = room(name)
-            if _read(descriptor, blob, offsets[name]) != sums[name]:
-                raise DamagedFile(f"wrong checksum of {name}")
+
+def _mapped(
+    file: int, offsets: Mapping[str, int], sizes: Mapping[str, int], sums: Mapping[str, str]
+) -> dict[str, Blob] | None:
+    """The bytes in the pages of the file, or None where these are not large."""
+    try:
+        mapped = MappedFile(file)
+
+        def check(name: str) -> tuple[str, Blob]:
+            offset, digest = offsets[name], xxhash.xxh3_64()
+            blob = mapped.bytes[offset : offset + sizes[name]]
+            for piece in _pieces(blob, offset):
+                mapped.fetch(offset, offset + len(piece))
+                digest.update(piece)
+                offset += len(piece)
+            _compare(name, digest.hexdigest(), sums)
             return name, blob
 
-        with ThreadPoolExecutor(_READERS, "packed-weights") as readers:
-            return dict(readers.map(read, sizes))
+        blobs = _with_threads(check, offsets)
+    except OSError:
+        return None
+    if not mapped.is_in_large_pages():
+        return None
+    mapped.lock()
+    return blobs
+
+
+def _copied(
+    file: int, offsets: Mapping[str, int], sums: Mapping[str, str], room: Callable[[str], Blob]
+) -> dict[str, Blob]:
+    def read(name: str) -> tuple[str, Blob]:
+        blob = room(name)
+        _compare(name, _read(file, blob, offsets[name]), sums)
+        return name, blob
+
+    return _with_threads(read, offsets)
+
+
+def _with_threads(take: Callable[[str], tuple[str, Blob]], names: Iterable[str]) -> dict[str, Blob]:
+    with ThreadPoolExecutor(_READERS, "packed-weights") as readers:
+        return dict(readers.map(take, names))
+
+
+def _compare(name: str, found: str, sums: Mapping[str, str]) -> None:
+    if found != sums[name]:
+        raise DamagedFile(f"wrong checksum of {name}")
 
 
 def _header(key: str, blobs: Mapping[str, Blob], sums: Mapping[str, str]) -> bytes:
@@ -112,7 +158,7 @@ def _checked_header(file: int, key: str, sizes: Mapping[str, int]) -> tuple[int,
 def _read(file: int, into: Blob, offset: int) -> str:
     """Fill `into`; the checksum of what came."""
     digest = xxhash.xxh3_64()
-    for piece in _pieces(into):
+    for piece in _pieces(into, offset):
         left = piece
         while left:
             count = os.preadv(file, [left], offset)
@@ -131,7 +177,10 @@ def _write_all(file: int, piece: memoryview, offset: int) -> int:
     return offset
 
 
-def _pieces(blob: Blob) -> Iterator[memoryview]:
-    whole = blob.data
-    for start in range(0, len(whole), _PIECE):
-        yield whole[start : start + _PIECE]
+def _pieces(blob: Blob, offset: int) -> Iterator[memoryview]:
+    """Cut where the file's large pages begin, which Linux makes of what is written in one go."""
+    whole, start = blob.data, 0
+    while start < len(whole):
+        end = start + _PIECE - (offset + start) % _PIECE
+        yield whole[start:end]
+        start = end

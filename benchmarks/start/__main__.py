@@ -84,13 +84,13 @@ def _rows(checkpoint: Path, weights: str, cache: Path, max_tiles: int) -> Iterat
         yield Row("weights_gib", held / _GIB, "GiB", "packed, as on disk")
         extra = (peak - held - written) / _GIB
         yield _against_goal("rss_extra_gib", extra, EXTRA_GOAL_GIB, "beyond weights and keys written", "GiB")
-    seconds = _seconds_to_ready(config)
-    yield _against_goal("start_cached_s", seconds, CACHED_GOAL_S, f"{weights}, packed weights in page cache")
     drop_from_page_cache(cache)
     seconds = _seconds_to_ready(config)
     yield _against_goal(
         "start_cached_from_disk_s", seconds, CACHED_GOAL_S, f"{weights}, packed weights not in memory"
     )
+    seconds = _seconds_to_ready(config)
+    yield _against_goal("start_cached_s", seconds, CACHED_GOAL_S, f"{weights}, packed weights in page cache")
 
 
 def _against_goal(metric: str, value: float, goal: float, how: str, unit: str = "s") -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from internvl.checkpoint import Checkpoint
 from internvl.checkpoint.fingerprints import FileIdentity, FingerprintStore
+from internvl.checkpoint.safetensors_shard import SafetensorsShard
 from internvl.model_choice import ModelChoice, WeightCacheChoice
+from kernels.mapped_file import MappedFile
 from kernels.native.library import Library
 from kernels.weight_cache import WeightCache
 from llm_service.loading import open_device, open_model
@@ -39,8 +43,10 @@ def kept(cache: WeightCache, key: str = "k") -> Path:
     return cache.folder / f"{key}.weights"
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> WeightCache:
+@pytest.fixture(params=["pages of the file", "copies"])
+def cache(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WeightCache:
+    """Each test runs both ways, whatever pages the file system here has."""
+    monkeypatch.setattr(MappedFile, "is_in_large_pages", lambda _: request.param == "pages of the file")
     return WeightCache(tmp_path / "cache", 1 << 30)
 
 
@@ -52,6 +58,36 @@ def test_what_was_kept_comes_back(cache: WeightCache) -> None:
     for name, blob in BLOBS.items():
         np.testing.assert_array_equal(found[name], blob)
     assert cache.read("other", SIZES, room) is None
+
+
+def test_what_one_reader_changes_another_does_not_see(cache: WeightCache) -> None:
+    kept(cache)
+    first, second = (cache.read("k", SIZES, room) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    first["b"][:] = 0
+    np.testing.assert_array_equal(second["b"], BLOBS["b"])
+    third = cache.read("k", SIZES, room)
+    assert third is not None
+    np.testing.assert_array_equal(third["b"], BLOBS["b"])
+
+
+def test_what_was_read_outlives_its_file(cache: WeightCache) -> None:
+    path = kept(cache)
+    found = cache.read("k", SIZES, room)
+    path.unlink()
+    assert found is not None
+    np.testing.assert_array_equal(found["b"], BLOBS["b"])
+
+
+def test_a_file_that_is_shorter_than_it_was_is_an_error_and_no_signal(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 3 * mmap.PAGESIZE)
+    with path.open("rb") as file:
+        mapped = MappedFile(file.fileno())
+        os.truncate(path, mmap.PAGESIZE)
+        with pytest.raises(OSError, match=r"."):
+            mapped.fetch(mmap.PAGESIZE, 3 * mmap.PAGESIZE)
 
 
 def flip(offset: int) -> Callable[[bytes], bytes]:
@@ -195,6 +231,23 @@ def test_a_second_start_packs_nothing_and_computes_the_same(
     np.testing.assert_array_equal(*logits)
     np.testing.assert_array_equal(*embeddings)
     assert fingerprints[0] == fingerprints[1]
+
+
+@pytest.mark.parametrize("limit", [None, 1000, 1 << 30])
+def test_files_are_forgotten_only_if_what_was_packed_is_kept(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    monkeypatch.setattr("kernels.dispatch.open_library", lambda: library)
+    forgotten: list[str] = []
+    monkeypatch.setattr(SafetensorsShard, "forget", lambda shard, names: forgotten.extend(names))
+    cache = None if limit is None else WeightCacheChoice(tmp_path, limit)
+    choice = ModelChoice(NANO, weights="w4", weight_cache=cache)
+    loaded = open_model(choice)
+    loaded.load_decoder(open_device(choice, loaded.config))
+    _wait_for_writers()
+    with safe_open(NANO / "model.safetensors", "np") as file:
+        language = {name for name in file.keys() if name.startswith("language_model.")}  # noqa: SIM118
+    assert set(forgotten) == (language if limit == 1 << 30 else set())
 
 
 def _must_not_be_read(*_: object) -> Iterator[None]:
