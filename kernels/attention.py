@@ -14,21 +14,19 @@ from kernels.ops import Tensor
 _MAX_BLOCK_SCORES = 1 << 24
 
 
-def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def full_attention(qkv: Tensor, heads: int) -> Tensor:
     """See `Ops.full_attention`."""
-    tiles, tokens, heads, _ = q.shape
+    tiles, tokens, _ = qkv.shape
     at_once = max(1, _MAX_BLOCK_SCORES // (heads * tokens * tokens))
-    parts = [
-        _full_block(q[i : i + at_once], k[i : i + at_once], v[i : i + at_once])
-        for i in range(0, tiles, at_once)
-    ]
+    parts = [_full_block(qkv[i : i + at_once], heads) for i in range(0, tiles, at_once)]
     return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
 
-def _full_block(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    tiles, tokens, heads, size = q.shape
-    q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * size**-0.5, k, v))
-    mixed = paddle.matmul(_softmax(paddle.matmul(q, k, transpose_y=True), v), v)
+def _full_block(qkv: Tensor, heads: int) -> Tensor:
+    tiles, tokens, width = qkv.shape
+    size = width // (3 * heads)
+    q, k, v = qkv.reshape([tiles, tokens, 3, heads, size]).transpose([2, 0, 3, 1, 4]).unbind()
+    mixed = paddle.matmul(_softmax(paddle.matmul(q * size**-0.5, k, transpose_y=True), v), v)
     return mixed.transpose([0, 2, 1, 3]).reshape([tiles, tokens, heads * size])
 
 

@@ -9,6 +9,7 @@ channels].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -46,6 +47,18 @@ class Norm:
     weight: Tensor
     bias: Tensor | None
     eps: float
+
+
+class Activation(Enum):
+    """What lies between the two matrices of an MLP.
+
+    Attributes:
+        GELU: x * Phi(x), the exact (erf) form.
+        SWIGLU: silu(first half) * second half of the last axis: [..., 2 m] -> [..., m].
+    """
+
+    GELU = "gelu"
+    SWIGLU = "swiglu"
 
 
 class MatrixBytes(Protocol):
@@ -109,18 +122,18 @@ class Ops(Protocol):
         x: Tensor,
         layer: Linear,
         *,
-        norm: Norm | None = None,
-        gated: bool = False,
+        before: Norm | Activation | None = None,
+        scale: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """residual + linear(gate(norm(x))), of which everything but the product may be left out.
+        """linear(before(x)) * scale + residual, of which everything but the product may be left out.
 
         One operator, because a new token spends a tenth of its time between operators.
 
         Args:
-            x: [..., in], or [..., 2 in] for a gate.
-            norm: as `norm` does it.
-            gated: as `swiglu` does it.
+            x: [..., in], or [..., 2 in] for SWIGLU.
+            before: as `norm` or `activate` does it.
+            scale: [out].
             residual: [..., out].
 
         Returns:
@@ -136,16 +149,19 @@ class Ops(Protocol):
         """LayerNorm or RMSNorm over the last axis, statistics in float32."""
         ...
 
-    def gelu(self, x: Tensor) -> Tensor:
-        """x * Phi(x), the exact (erf) form."""
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        """See `Activation`."""
         ...
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        """silu(first half) * second half of the last axis: [..., 2 m] -> [..., m]."""
-        ...
+    def full_attention(self, qkv: Tensor, heads: int) -> Tensor:
+        """Every token sees all tokens of its tile.
 
-    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Every token sees all tokens of its tile: three [tiles, n, heads, d] -> [tiles, n, heads * d]."""
+        Args:
+            qkv: [tiles, n, 3 * heads * d], as the product leaves it: all queries, all keys, all values.
+
+        Returns:
+            [tiles, n, heads * d].
+        """
         ...
 
     def open_pool(self, shape: KvShape) -> KvPool:

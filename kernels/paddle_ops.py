@@ -14,7 +14,7 @@ from kernels.attention import full_attention
 from kernels.host import on_device, shared
 from kernels.invariant_attention import InvariantAttention
 from kernels.kv_pool import PagedPool
-from kernels.ops import Linear, Matrix, MatrixBytes, Norm, Tensor
+from kernels.ops import Activation, Linear, Matrix, MatrixBytes, Norm, Tensor
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.paged_attention import PagedAttention, Plan
 from kernels.runtime import Device, cpu_flags
@@ -76,15 +76,18 @@ class PaddleOps:
         x: Tensor,
         layer: Linear,
         *,
-        norm: Norm | None = None,
-        gated: bool = False,
+        before: Norm | Activation | None = None,
+        scale: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        x = x if norm is None else self.norm(x, norm)
-        x = self.swiglu(x) if gated else x
+        if isinstance(before, Norm):
+            x = self.norm(x, before)
+        elif before is not None:
+            x = self.activate(x, before)
         product = paddle.matmul(x, _dense(layer.weight), transpose_y=True)
         # Separate in-place additions: F.linear with a bias takes 1.7 times as long on CPU.
         product = product if layer.bias is None else product.add_(layer.bias)
+        product = product if scale is None else product.multiply_(scale)
         return product if residual is None else product.add_(residual)
 
     def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
@@ -98,14 +101,11 @@ class PaddleOps:
         normed: Tensor = fused_rms_norm(x, norm.weight, None, norm.eps, begin_norm_axis=x.ndim - 1)[0]
         return normed
 
-    def gelu(self, x: Tensor) -> Tensor:
-        return F.gelu(x, approximate=False)
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        return F.swiglu(x) if activation is Activation.SWIGLU else F.gelu(x, approximate=False)
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        return F.swiglu(gate_up)
-
-    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return full_attention(q, k, v)
+    def full_attention(self, qkv: Tensor, heads: int) -> Tensor:
+        return full_attention(qkv, heads)
 
     def open_pool(self, shape: KvShape) -> KvPool:
         return PagedPool(shape, self._device)

@@ -14,7 +14,7 @@ from benchmarks.report import Row
 from benchmarks.rounds import alternate
 from internvl.checkpoint.weight_format import WeightFormat
 from kernels.native.ops import NativeOps
-from kernels.ops import Norm, Ops, Tensor
+from kernels.ops import Activation, Norm, Ops, Tensor
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
 
@@ -34,10 +34,10 @@ def rowwise_rows(limits: Limits) -> Iterator[Row]:
     cases: dict[str, tuple[Tensor, Callable[[Ops, Tensor], Tensor]]] = {
         "rms_norm_1": (numbers(1, 3072), lambda ops, x: ops.norm(x, rms)),
         "rms_norm_512": (numbers(512, 3072), lambda ops, x: ops.norm(x, rms)),
-        "swiglu_1": (numbers(1, 16384), lambda ops, x: ops.swiglu(x)),
-        "swiglu_512": (numbers(512, 16384), lambda ops, x: ops.swiglu(x)),
+        "swiglu_1": (numbers(1, 16384), lambda ops, x: ops.activate(x, Activation.SWIGLU)),
+        "swiglu_512": (numbers(512, 16384), lambda ops, x: ops.activate(x, Activation.SWIGLU)),
         "layer_norm_1025": (numbers(1025, 1024), lambda ops, x: ops.norm(x, layer)),
-        "gelu_1025": (numbers(1025, 4096), lambda ops, x: ops.gelu(x)),
+        "gelu_1025": (numbers(1025, 4096), lambda ops, x: ops.activate(x, Activation.GELU)),
     }
     for name, (x, compute) in cases.items():
         gigabytes = float(4e-9 * (x.numel() + compute(native, x).numel()))

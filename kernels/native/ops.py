@@ -11,7 +11,7 @@ from kernels.host import shared
 from kernels.native.library import Library
 from kernels.native.packed import PackedBytes, PackedMatrix, RowTable, pack, table
 from kernels.native.pool import NativePool, serves
-from kernels.ops import Linear, Matrix, MatrixBytes, Norm, Tensor
+from kernels.ops import Activation, Linear, Matrix, MatrixBytes, Norm, Tensor
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import AttentionPlan, KvPool, KvShape, PagedBatch
 from kernels.runtime import Device
@@ -28,7 +28,7 @@ class NativePlan:
 class NativeOps(PaddleOps):
     """See `kernels.ops.Ops`. float32 on CPU. The native operators are batch-invariant in any case.
 
-    With float32 weights, products, LayerNorm and GELU stay Paddle's.
+    With float32 weights, products stay Paddle's.
     """
 
     def __init__(self, device: Device, library: Library, batch_invariant: bool = False) -> None:
@@ -36,6 +36,7 @@ class NativeOps(PaddleOps):
         self._library = library
         self._packs = device.weights is not WeightFormat.FLOAT32
         self._none = self.tensor(np.empty(0))  # an operator's input that is not there
+        self._no_norm = Norm(self._none, None, 0.0)
 
     @property
     def matrix_bytes(self) -> MatrixBytes | None:
@@ -52,43 +53,36 @@ class NativeOps(PaddleOps):
         x: Tensor,
         layer: Linear,
         *,
-        norm: Norm | None = None,
-        gated: bool = False,
+        before: Norm | Activation | None = None,
+        scale: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
         weight = layer.weight
         if not isinstance(weight, PackedMatrix):
-            return super().linear(x, layer, norm=norm, gated=gated, residual=residual)
-        if norm is not None and norm.bias is not None:
-            x, norm = self.norm(x, norm), None
-        none = self._none
+            return super().linear(x, layer, before=before, scale=scale, residual=residual)
+        norm = before if isinstance(before, Norm) else self._no_norm
+        around = (layer.bias, norm.weight, norm.bias, scale, residual)
         return self._library.call(
             "internvl_linear",
-            *(x, weight.panels, none if layer.bias is None else layer.bias),
-            *(none if norm is None else norm.weight, none if residual is None else residual),
-            *(weight.shape[0], weight.group, weight.packing, 0.0 if norm is None else norm.eps, gated),
+            *(x, weight.panels, *(self._none if tensor is None else tensor for tensor in around)),
+            *(weight.shape[0], weight.group, weight.packing, _number_of(before), norm.eps),
         )
 
     def embedding(self, ids: np.ndarray, table: Matrix) -> Tensor:
         return shared(table.rows(ids)) if isinstance(table, RowTable) else super().embedding(ids, table)
 
-    def gelu(self, x: Tensor) -> Tensor:
-        return self._library.call("internvl_gelu", x) if self._packs else super().gelu(x)
-
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
-        if norm.bias is not None:
-            if not self._packs:
-                return super().norm(x, norm)
-            return self._library.call("internvl_layer_norm", x, norm.weight, norm.bias, norm.eps)
-        return self._library.call("internvl_rms_norm", x, norm.weight, norm.eps)
+        if norm.bias is None:
+            return self._library.call("internvl_rms_norm", x, norm.weight, norm.eps)
+        return self._library.call("internvl_layer_norm", x, norm.weight, norm.bias, norm.eps)
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        return self._library.call("internvl_swiglu", gate_up)
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        return self._library.call(f"internvl_{activation.value}", x)
 
-    def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if not serves(q.shape[-1]):
-            return super().full_attention(q, k, v)
-        return self._library.call("internvl_full_attention", q, k, v)
+    def full_attention(self, qkv: Tensor, heads: int) -> Tensor:
+        if not serves(qkv.shape[-1] // (3 * heads)):
+            return super().full_attention(qkv, heads)
+        return self._library.call("internvl_full_attention", qkv, heads)
 
     def open_pool(self, shape: KvShape) -> KvPool:
         return NativePool(shape) if serves(shape.head_dim) else super().open_pool(shape)
@@ -110,3 +104,10 @@ class NativeOps(PaddleOps):
             *(qkv, pool.layer(layer), *plan.tensors),
             *(plan.heads, shape.kv_heads, shape.head_dim, shape.block_size, pool.stored),
         )
+
+
+def _number_of(before: Norm | Activation | None) -> int:
+    """`Before` of source/kernels.h."""
+    if isinstance(before, Norm):
+        return 1 if before.bias is None else 2
+    return {None: 0, Activation.GELU: 3, Activation.SWIGLU: 4}[before]

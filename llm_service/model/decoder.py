@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from internvl.checkpoint.tensor_specs import Part
 from internvl.model_config import LlmConfig
-from kernels.ops import Ops, Tensor
+from kernels.ops import Activation, Ops, Tensor
 from kernels.paged import AttentionPlan, KvPool
 from kernels.weights import Weights
 
@@ -22,24 +22,18 @@ class Context:
 
 
 class Decoder:
-    """Pre-norm layers and the final norm. Embedding lookup and head belong to the runner."""
+    """Pre-norm layers. Embedding lookup, final norm and head belong to the runner."""
 
     def __init__(self, weights: Weights, config: LlmConfig, ops: Ops) -> None:
-        self._ops = ops
         self._layers = [
             DecoderLayer(weights, index, config, ops) for index in range(config.num_hidden_layers)
         ]
-        self._norm = weights.norm(f"{_STEM}norm", config.rms_norm_eps)
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """[rows, hidden] -> the same shape, before the final norm; the cache holds the new tokens."""
         for layer in self._layers:
             hidden = layer.forward(hidden, context)
         return hidden
-
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """The final norm; apart from `forward`, so that it runs only on rows whose logits are wanted."""
-        return self._ops.norm(hidden, self._norm)
 
 
 class DecoderLayer:
@@ -55,8 +49,8 @@ class DecoderLayer:
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         hidden = self._attention.forward(hidden, context)
-        gate_up = self._ops.linear(hidden, self._gate_up, norm=self._norm)
-        return self._ops.linear(gate_up, self._down, gated=True, residual=hidden)
+        gate_up = self._ops.linear(hidden, self._gate_up, before=self._norm)
+        return self._ops.linear(gate_up, self._down, before=Activation.SWIGLU, residual=hidden)
 
 
 class SelfAttention:
@@ -73,6 +67,6 @@ class SelfAttention:
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """x + attention(norm(x)): [rows, hidden] -> the same shape."""
-        qkv = self._ops.linear(hidden, self._qkv, norm=self._norm)
+        qkv = self._ops.linear(hidden, self._qkv, before=self._norm)
         mixed = self._ops.paged_attention(qkv, context.pool, self._index, context.plan)
         return self._ops.linear(mixed, self._output, residual=hidden)

@@ -25,6 +25,7 @@ from llm_service.model.rope import RotaryTables
 from llm_service.model.row_tiles import CHECK_BLOCK, TILES, check_blocks, cut, find_tile
 
 _TABLE = f"{Part.DECODER.value}model.embed_tokens.weight"
+_NORM = f"{Part.DECODER.value}model.norm"
 _HEAD = f"{Part.DECODER.value}lm_head.weight"
 
 # Far above what an encoder gives, and far below where float32 ends.
@@ -39,6 +40,7 @@ class ModelRunner:
         self._ops = ops
         self._table = weights.matrix(_TABLE)
         self._head = Linear(self._table if config.llm.tie_word_embeddings else weights.matrix(_HEAD))
+        self._norm = weights.norm(_NORM, config.llm.rms_norm_eps)
         self._decoder = Decoder(weights, config.llm, ops)
         self._rotary = RotaryTables(config.llm)
         self._pool: KvPool | None = None
@@ -144,11 +146,10 @@ class ModelRunner:
         """Logits of some rows, in order."""
         if not len(rows):
             return np.empty((0, self._config.llm.vocab_size), np.float32)
-        if self._tile is not None:  # as many rows as ever
-            return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))[rows]
-        if len(rows) < hidden.shape[0]:
+        if self._tile is None and len(rows) < hidden.shape[0]:
             hidden = paddle.gather(hidden, on_device(rows, self._ops.device))
-        return self._ops.to_numpy(self._ops.linear(self._decoder.normalise(hidden), self._head))
+        logits = self._ops.to_numpy(self._ops.linear(hidden, self._head, before=self._norm))
+        return logits if self._tile is None else logits[rows]  # a tile's rows are as many as ever
 
     def _embed(self, chunks: Sequence[Chunk], rows: int) -> Tensor:
         """Token embeddings of all chunks, [rows, hidden], visual tokens in their places; id 0 for padding."""

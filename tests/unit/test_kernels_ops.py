@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.dispatch import open_ops
-from kernels.ops import Linear, Norm
+from kernels.ops import Activation, Linear, Norm
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
 
@@ -27,7 +27,8 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("tiles", "tokens"), [(1, 1), (3, 17), (3, 2900)])
 def test_full_attention_stays_inside_its_tile(tiles, tokens):
     q, k, v = (normal(tiles, tokens, 2, 6, seed=seed) for seed in range(3))
-    ours = OPS.to_numpy(OPS.full_attention(OPS.tensor(q), OPS.tensor(k), OPS.tensor(v)))
+    qkv = np.stack([q, k, v], axis=2).reshape(tiles, tokens, -1)
+    ours = OPS.to_numpy(OPS.full_attention(OPS.tensor(qkv), heads=2))
     for tile in range(tiles):
         for head in range(2):
             scores = (
@@ -40,13 +41,13 @@ def test_full_attention_stays_inside_its_tile(tiles, tokens):
 def test_gelu_is_the_exact_form():
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     exact = [value * 0.5 * math.erfc(-value / math.sqrt(2)) for value in x.astype(np.float64)]
-    np.testing.assert_allclose(OPS.to_numpy(OPS.gelu(OPS.tensor(x))), exact, atol=1e-6)
+    np.testing.assert_allclose(OPS.to_numpy(OPS.activate(OPS.tensor(x), Activation.GELU)), exact, atol=1e-6)
 
 
 def test_swiglu_gates_with_the_first_half():
     x = normal(5, 12).astype(np.float64)
     gate, up = x[:, :6], x[:, 6:]
-    ours = OPS.to_numpy(OPS.swiglu(OPS.tensor(x)))
+    ours = OPS.to_numpy(OPS.activate(OPS.tensor(x), Activation.SWIGLU))
     np.testing.assert_allclose(ours, gate / (1 + np.exp(-gate)) * up, atol=1e-6)
 
 
@@ -78,18 +79,19 @@ def test_rms_norm_runs_on_a_processor_without_avx512(monkeypatch):
     )
 
 
-def test_linear_takes_norm_gate_and_residual_along():
+def test_linear_takes_norm_activation_scale_and_residual_along():
     weight, gain, x, residual = normal(7, 5), normal(5, seed=1), normal(3, 10, seed=2), normal(3, 7, seed=3)
-    layer, norm = Linear(OPS.pack(weight)), Norm(OPS.tensor(gain), None, 1e-5)
-    before = residual.copy()
-    kept = OPS.tensor(residual)
+    bias, scale = normal(7, seed=4), normal(7, seed=5)
+    layer, norm = Linear(OPS.pack(weight), OPS.tensor(bias)), Norm(OPS.tensor(gain), None, 1e-5)
+    scales, kept = OPS.tensor(scale), OPS.tensor(residual)
     normed = x[:, :5] / np.sqrt((x[:, :5].astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-5) * gain
-    out = OPS.linear(OPS.tensor(x[:, :5]), layer, norm=norm, residual=kept)
-    np.testing.assert_allclose(OPS.to_numpy(out), residual + normed @ weight.T, atol=1e-5)
+    out = OPS.linear(OPS.tensor(x[:, :5]), layer, before=norm, residual=kept)
+    np.testing.assert_allclose(OPS.to_numpy(out), normed @ weight.T + bias + residual, atol=1e-5)
     gated = x[:, :5] / (1 + np.exp(-x[:, :5])) * x[:, 5:]
-    out = OPS.linear(OPS.tensor(x), layer, gated=True, residual=kept)
-    np.testing.assert_allclose(OPS.to_numpy(out), residual + gated @ weight.T, atol=1e-5)
-    np.testing.assert_array_equal(OPS.to_numpy(kept), before)
+    out = OPS.linear(OPS.tensor(x), layer, before=Activation.SWIGLU, scale=scales, residual=kept)
+    np.testing.assert_allclose(OPS.to_numpy(out), (gated @ weight.T + bias) * scale + residual, atol=1e-5)
+    np.testing.assert_array_equal(OPS.to_numpy(kept), residual)
+    np.testing.assert_array_equal(OPS.to_numpy(scales), scale)
 
 
 def test_linear_owns_its_weights():

@@ -9,7 +9,7 @@ import pytest
 
 from kernels.native.library import Library
 from kernels.native.ops import NativeOps
-from kernels.ops import Norm
+from kernels.ops import Activation, Norm, Ops
 from kernels.paddle_ops import PaddleOps
 from kernels.paged import KvDtype, KvPool, KvShape, PagedBatch
 from kernels.runtime import CPU
@@ -79,6 +79,12 @@ def formula(rows: Rows, sequence: int) -> np.ndarray:
 
 def pools(ops: PaddleOps, rows: Rows, block_size: int, dtype: KvDtype, blocks: int) -> KvPool:
     return ops.open_pool(KvShape(2, blocks, block_size, rows.kv_heads, rows.size, dtype))
+
+
+def attend_tiles(ops: Ops, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    tiles, tokens, heads, _ = q.shape
+    qkv = ops.tensor(np.stack([q, k, v], axis=2).reshape(tiles, tokens, -1))
+    return ops.to_numpy(ops.full_attention(qkv, heads))
 
 
 def tiles_formula(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -217,13 +223,10 @@ def test_full_attention_equals_formula_and_plain_operators(
 ) -> None:
     random = np.random.default_rng(tokens)
     q, k, v = (3 * random.standard_normal((tiles, tokens, heads, size), np.float32) for _ in range(3))
-    ours, theirs = (
-        ops.to_numpy(ops.full_attention(*map(ops.tensor, (q, k, v)))) for ops in (native, PaddleOps(CPU))
-    )
+    ours, theirs = (attend_tiles(ops, q, k, v) for ops in (native, PaddleOps(CPU)))
     np.testing.assert_allclose(ours, theirs, atol=5e-5)
     np.testing.assert_allclose(ours, tiles_formula(q, k, v), atol=5e-5)
-    last = [native.tensor(each[-1:]) for each in (q, k, v)]
-    np.testing.assert_array_equal(native.to_numpy(native.full_attention(*last)), ours[-1:])
+    np.testing.assert_array_equal(attend_tiles(native, q[-1:], k[-1:], v[-1:]), ours[-1:])
 
 
 def test_full_attention_of_the_released_tower(library: Library) -> None:
@@ -231,8 +234,7 @@ def test_full_attention_of_the_released_tower(library: Library) -> None:
     random = np.random.default_rng(0)
     q, k, v = (random.standard_normal((1, 1025, 2, 64), np.float32) for _ in range(3))
     q[0, :5] *= 100
-    ops = NativeOps(CPU, library)
-    ours = ops.to_numpy(ops.full_attention(*map(ops.tensor, (q, k, v))))
+    ours = attend_tiles(NativeOps(CPU, library), q, k, v)
     np.testing.assert_allclose(ours, tiles_formula(q, k, v), atol=1e-4)
 
 
@@ -243,23 +245,27 @@ def test_a_head_size_without_code_falls_back(native: NativeOps) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 48, 192, 515])
-def test_norm_and_gate_equal_plain_operators(native: NativeOps, size: int) -> None:
+@pytest.mark.parametrize("kind", ["RMSNorm", "LayerNorm"])
+def test_norms_equal_plain_operators(native: NativeOps, kind: str, size: int) -> None:
     random = np.random.default_rng(size)
-    plain = PaddleOps(CPU)
-    x = native.tensor(random.standard_normal((5, size), np.float32) * 3)
-    norm = Norm(native.tensor(random.standard_normal(size, np.float32)), None, 1e-5)
-    ours, theirs = (native.to_numpy(ops.norm(x, norm)) for ops in (native, plain))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    x = random.standard_normal((5, size), np.float32) * 3 + 1
+    gain, shift = (native.tensor(random.standard_normal(size, np.float32)) for _ in range(2))
+    norm = Norm(gain, shift if kind == "LayerNorm" else None, 1e-5)
+    ours, theirs = (native.to_numpy(ops.norm(native.tensor(x), norm)) for ops in (native, PaddleOps(CPU)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
+    np.testing.assert_array_equal(native.to_numpy(native.norm(native.tensor(x[3:4]), norm)), ours[3:4])
+
+
+@pytest.mark.parametrize("size", [2, 14, 32, 96, 384, 1030])
+@pytest.mark.parametrize("activation", Activation)
+def test_activations_equal_plain_operators(native: NativeOps, activation: Activation, size: int) -> None:
     extremes = np.array([0.0, -0.0, 30, -30, 90, -90, 3e4, -3e4], np.float32)
-    gates = np.concatenate(
-        [random.standard_normal((5, 2 * size), np.float32), np.resize(extremes, (3, 2 * size))]
-    )
-    ours, theirs = (native.to_numpy(ops.swiglu(native.tensor(gates))) for ops in (native, plain))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(native.to_numpy(native.swiglu(native.tensor(gates[3:4]))), ours[3:4])
+    normal = np.random.default_rng(size).standard_normal((5, size), np.float32)
+    x = np.concatenate([normal, np.linspace(-9, 9, size)[None], np.resize(extremes, (3, size))])
 
+    def activated(ops: Ops, rows: np.ndarray) -> np.ndarray:
+        return ops.to_numpy(ops.activate(ops.tensor(rows), activation))
 
-def test_layer_norm_stays_with_plain_operators(native: NativeOps) -> None:
-    x = native.tensor(np.random.default_rng(0).standard_normal((3, 32), np.float32))
-    norm = Norm(native.tensor(np.ones(32)), native.tensor(np.ones(32)), 1e-5)
-    np.testing.assert_array_equal(native.to_numpy(native.norm(x, norm)), PaddleOps(CPU).norm(x, norm).numpy())
+    ours = activated(native, x)
+    np.testing.assert_allclose(ours, activated(PaddleOps(CPU), x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(activated(native, x[3:4]), ours[3:4])

@@ -11,7 +11,7 @@ import pytest
 from internvl.checkpoint.weight_format import WeightFormat, stored
 from kernels.native.library import Library
 from kernels.native.ops import NativeOps
-from kernels.ops import Linear, Norm
+from kernels.ops import Activation, Linear, Norm, Ops
 from kernels.paddle_ops import PaddleOps
 from kernels.runtime import CPU
 
@@ -29,6 +29,10 @@ TOLERANCE = {
 # Ragged ends of panels and groups, widths of the embedded model, several groups of every format.
 SHAPES = [(1, 1), (7, 5), (138, 192), (192, 512), (64, 588), (70, 2304)]
 
+# What may be done to a row within its product, of a matrix with ragged ends.
+BEFORE = ("RMSNorm", "LayerNorm", "GELU", "SWIGLU")
+OUTPUTS, INPUTS = 138, 320
+
 
 def opened(form: WeightFormat, library: Library) -> tuple[NativeOps, PaddleOps]:
     device = replace(CPU, weights=form)
@@ -37,6 +41,18 @@ def opened(form: WeightFormat, library: Library) -> tuple[NativeOps, PaddleOps]:
 
 def normal(*shape: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def before_of(kind: str, ops: Ops) -> Norm | Activation:
+    if kind in Activation.__members__:
+        return Activation[kind]
+    gain, shift = (ops.tensor(normal(INPUTS, seed=seed)) for seed in (5, 6))
+    return Norm(gain, shift if kind == "LayerNorm" else None, 1e-5)
+
+
+def entering(kind: str) -> int:
+    """Numbers of a row that enter."""
+    return 2 * INPUTS if kind == "SWIGLU" else INPUTS
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -58,36 +74,58 @@ def test_product_equals_plain_operators(
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("rows", [1, 7, 600])
-@pytest.mark.parametrize("bias", [True, False])
-def test_norm_gate_and_residual_within_a_product_equal_those_around_it(
-    levelled: Library, form: WeightFormat, rows: int, bias: bool
+@pytest.mark.parametrize("kind", BEFORE)
+def test_what_is_within_a_product_equals_what_is_around_it(
+    levelled: Library, form: WeightFormat, rows: int, kind: str
 ) -> None:
-    """To the last bit: what a norm or gate gives goes into the same product, and sums are the same."""
+    """To the last bit: what a norm or activation gives goes into the same product, and sums are the same."""
     ops, _ = opened(form, levelled)
-    inputs, outputs = 320, 138
-    added = ops.tensor(normal(outputs, seed=3)) if bias else None
-    layer = Linear(ops.pack(normal(outputs, inputs, seed=1)), added)
-    x, gates, residual = (ops.tensor(normal(rows, size, seed=4)) for size in (inputs, 2 * inputs, outputs))
-    gain, shift = (ops.tensor(normal(inputs, seed=seed)) for seed in (5, 6))
-    for norm in (Norm(gain, None, 1e-5), Norm(gain, shift, 1e-5)):
-        within = ops.linear(x, layer, norm=norm, residual=residual)
-        around = residual + ops.linear(ops.norm(x, norm), layer)
+    before = before_of(kind, ops)
+    weight, bias, factors = normal(OUTPUTS, INPUTS, seed=1), normal(OUTPUTS, seed=3), normal(OUTPUTS, seed=7)
+    layer, scale = Linear(ops.pack(weight), ops.tensor(bias)), ops.tensor(factors)
+    x = ops.tensor(normal(rows, entering(kind), seed=4))
+    residual = ops.tensor(normal(rows, OUTPUTS, seed=5))
+    apart = ops.norm(x, before) if isinstance(before, Norm) else ops.activate(x, before)
+    product = ops.linear(apart, layer)
+    for within, around in (
+        (ops.linear(x, layer, before=before), product),
+        (ops.linear(x, layer, before=before, residual=residual), product + residual),
+        (ops.linear(x, layer, before=before, scale=scale), product * scale),
+        (ops.linear(x, layer, before=before, scale=scale, residual=residual), product * scale + residual),
+    ):
         np.testing.assert_array_equal(ops.to_numpy(within), ops.to_numpy(around))
-    within = ops.linear(gates, layer, gated=True, residual=residual)
-    around = residual + ops.linear(ops.swiglu(gates), layer)
-    np.testing.assert_array_equal(ops.to_numpy(within), ops.to_numpy(around))
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_row_never_depends_on_its_batch(levelled: Library, form: WeightFormat) -> None:
+@pytest.mark.parametrize("kind", BEFORE)
+def test_all_of_a_product_equals_plain_operators(levelled: Library, form: WeightFormat, kind: str) -> None:
+    weight = normal(OUTPUTS, INPUTS, seed=1) / np.sqrt(np.float32(INPUTS))
+    x, residual = normal(2, 7, entering(kind), seed=2), normal(2, 7, OUTPUTS, seed=4)
+    results = []
+    for ops in opened(form, levelled):
+        layer = Linear(ops.pack(weight), ops.tensor(normal(OUTPUTS, seed=3)))
+        scale, added = ops.tensor(np.linspace(-1, 1, OUTPUTS)), ops.tensor(residual)
+        out = ops.linear(ops.tensor(x), layer, before=before_of(kind, ops), scale=scale, residual=added)
+        results.append(ops.to_numpy(out))
+    np.testing.assert_allclose(*results, atol=TOLERANCE[form])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", BEFORE)
+def test_a_row_never_depends_on_its_batch(levelled: Library, form: WeightFormat, kind: str) -> None:
     """Alone, in any place and among up to 600 others: equal to the last bit."""
     ops, _ = opened(form, levelled)
-    layer = Linear(ops.pack(normal(138, 320, seed=1)), ops.tensor(normal(138, seed=2)))
-    x = normal(600, 320, seed=3)
-    whole = ops.to_numpy(ops.linear(ops.tensor(x), layer))
+    layer = Linear(ops.pack(normal(OUTPUTS, INPUTS, seed=1)), ops.tensor(normal(OUTPUTS, seed=2)))
+    x, residual = normal(600, entering(kind), seed=3), normal(600, OUTPUTS, seed=4)
+    before, scale = before_of(kind, ops), ops.tensor(normal(OUTPUTS, seed=5))
+
+    def rows(first: int, count: int) -> np.ndarray:
+        own, added = (ops.tensor(each[first : first + count]) for each in (x, residual))
+        return ops.to_numpy(ops.linear(own, layer, before=before, scale=scale, residual=added))
+
+    whole = rows(0, 600)
     for first, count in [(0, 1), (5, 2), (7, 3), (0, 4), (100, 5), (511, 6), (509, 7), (1, 33), (540, 60)]:
-        part = ops.to_numpy(ops.linear(ops.tensor(x[first : first + count]), layer))
-        np.testing.assert_array_equal(part, whole[first : first + count])
+        np.testing.assert_array_equal(rows(first, count), whole[first : first + count])
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -160,14 +198,3 @@ def test_token_table_gives_its_rows(library: Library, form: WeightFormat) -> Non
     np.testing.assert_allclose(
         ops.to_numpy(ops.linear(ops.tensor(x), Linear(both))), x @ table.astype(np.float32).T, atol=1e-5
     )
-
-
-@pytest.mark.parametrize("size", [1, 7, 16, 128, 1030])
-def test_layer_norm_and_gelu_equal_plain_operators(levelled: Library, size: int) -> None:
-    native, plain = opened(WeightFormat.BFLOAT16, levelled)
-    x = native.tensor(np.concatenate([normal(5, size, seed=1) * 3 + 1, np.linspace(-40, 40, size)[None]]))
-    norm = Norm(native.tensor(normal(size, seed=2)), native.tensor(normal(size, seed=3)), 1e-5)
-    for compute in ("norm", "gelu"):
-        arguments = (x, norm) if compute == "norm" else (x,)
-        ours, theirs = (ops.to_numpy(getattr(ops, compute)(*arguments)) for ops in (native, plain))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)

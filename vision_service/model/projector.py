@@ -10,7 +10,7 @@ import paddle
 from internvl.checkpoint.tensor_specs import Part
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig
-from kernels.ops import Ops, Tensor
+from kernels.ops import Activation, Ops, Tensor
 from kernels.weights import Weights
 
 _STEM = Part.PROJECTOR.value
@@ -65,6 +65,5 @@ class Projector:
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[n, tokens, shuffled] -> [n, tokens, llm_hidden]."""
-        ops = self._ops
-        inner = ops.gelu(ops.linear(ops.norm(tokens, self._norm), self._inner))
-        return ops.linear(inner, self._outer)
+        inner = self._ops.linear(tokens, self._inner, before=self._norm)
+        return self._ops.linear(inner, self._outer, before=Activation.GELU)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -11,7 +9,7 @@ import paddle.nn.functional as F
 from internvl.checkpoint.tensor_specs import Part
 from internvl.errors import ConfigError
 from internvl.model_config import InternVLConfig, VisionConfig
-from kernels.ops import Linear, Norm, Ops, Tensor
+from kernels.ops import Activation, Ops, Tensor
 from kernels.weights import Weights
 
 _STEM = Part.VISION.value
@@ -95,50 +93,39 @@ class Block:
 
     def __init__(self, weights: Weights, prefix: str, config: VisionConfig, ops: Ops) -> None:
         self._ops = ops
-        self._norm1 = weights.norm(f"{prefix}norm1", config.layer_norm_eps)
-        self._norm2 = weights.norm(f"{prefix}norm2", config.layer_norm_eps)
-        self._scale1 = weights.tensor(f"{prefix}ls1")
-        self._scale2 = weights.tensor(f"{prefix}ls2")
-        self._attention = Attention.from_weights(weights, f"{prefix}attn.", config, ops)
+        self._attention = Attention(weights, prefix, config, ops)
+        self._norm = weights.norm(f"{prefix}norm2", config.layer_norm_eps)
         self._fc1 = weights.linear(f"{prefix}mlp.fc1")
         self._fc2 = weights.linear(f"{prefix}mlp.fc2")
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        ops = self._ops
-        hidden = hidden + self._attention.forward(ops.norm(hidden, self._norm1)) * self._scale1
-        inner = ops.gelu(ops.linear(ops.norm(hidden, self._norm2), self._fc1))
-        return hidden + ops.linear(inner, self._fc2) * self._scale2
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Bidirectional attention; q and k are RMS-normalised over all heads together where the model says so."""
-
-    ops: Ops
-    heads: int
-    qkv: Linear
-    proj: Linear
-    q_norm: Norm | None
-    k_norm: Norm | None
-
-    @classmethod
-    def from_weights(cls, weights: Weights, prefix: str, config: VisionConfig, ops: Ops) -> Attention:
-        normalised, eps = config.qk_normalization, config.layer_norm_eps
-        return cls(
-            ops=ops,
-            heads=config.num_attention_heads,
-            qkv=weights.linear(f"{prefix}qkv"),
-            proj=weights.linear(f"{prefix}proj"),
-            q_norm=weights.norm(f"{prefix}q_norm", eps) if normalised else None,
-            k_norm=weights.norm(f"{prefix}k_norm", eps) if normalised else None,
-        )
+        self._scale = weights.tensor(f"{prefix}ls2")
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[n, tokens, hidden] -> the same shape."""
-        q, k, v = paddle.split(self.ops.linear(hidden, self.qkv), 3, axis=-1)
-        if self.q_norm and self.k_norm:
-            q, k = self.ops.norm(q, self.q_norm), self.ops.norm(k, self.k_norm)
-        count, tokens, channels = hidden.shape
-        shape = [count, tokens, self.heads, channels // self.heads]
-        mixed = self.ops.full_attention(q.reshape(shape), k.reshape(shape), v.reshape(shape))
-        return self.ops.linear(mixed, self.proj)
+        hidden = self._attention.forward(hidden)
+        inner = self._ops.linear(hidden, self._fc1, before=self._norm)
+        return self._ops.linear(inner, self._fc2, before=Activation.GELU, scale=self._scale, residual=hidden)
+
+
+class Attention:
+    """Pre-norm, bidirectional; q and k are RMS-normalised over all heads together where the model says so."""
+
+    def __init__(self, weights: Weights, block: str, config: VisionConfig, ops: Ops) -> None:
+        prefix, normalised, eps = f"{block}attn.", config.qk_normalization, config.layer_norm_eps
+        self._ops = ops
+        self._heads = config.num_attention_heads
+        self._norm = weights.norm(f"{block}norm1", eps)
+        self._qkv = weights.linear(f"{prefix}qkv")
+        self._q_norm = weights.norm(f"{prefix}q_norm", eps) if normalised else None
+        self._k_norm = weights.norm(f"{prefix}k_norm", eps) if normalised else None
+        self._proj = weights.linear(f"{prefix}proj")
+        self._scale = weights.tensor(f"{block}ls1")
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """x + ls1 * attention(norm1(x)): [n, tokens, hidden] -> the same shape."""
+        qkv = self._ops.linear(hidden, self._qkv, before=self._norm)
+        if self._q_norm and self._k_norm:
+            q, k, v = paddle.split(qkv, 3, axis=-1)
+            q, k = self._ops.norm(q, self._q_norm), self._ops.norm(k, self._k_norm)
+            qkv = paddle.concat([q, k, v], axis=-1)
+        mixed = self._ops.full_attention(qkv, self._heads)
+        return self._ops.linear(mixed, self._proj, scale=self._scale, residual=hidden)

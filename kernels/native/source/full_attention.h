@@ -41,9 +41,10 @@ inline Group<kPairsMet> group_at(const float* from, int size) {
 template <int kChunks>
 void attend_tile(const FullAttention& work, int64_t first, int64_t head, float* room) {
   const int size = work.size;
-  const int64_t width = work.heads * size, at = first * width + head * size, each = pair_numbers(size);
+  const int64_t stride = work.stride, at = first * stride + head * size, each = pair_numbers(size);
+  float* out = work.out + (first * work.heads + head) * size;
   for (int64_t token = 0; token < work.tokens; token += kLanes)
-    lay_out_pair(work.keys + at + token * width, work.values + at + token * width, width, size,
+    lay_out_pair(work.keys + at + token * stride, work.values + at + token * stride, stride, size,
                  smaller(kLanes, work.tokens - token), room + token / kLanes * each);
   const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(size));
   for (int64_t query = 0; query < work.tokens; query += kTile) {
@@ -51,7 +52,7 @@ void attend_tile(const FullAttention& work, int64_t first, int64_t head, float* 
     float queries[kTile][kChunks * kLanes];
     Running<kChunks> running[kTile];
     for (int q = 0; q < many; ++q) {
-      for (int i = 0; i < size; ++i) queries[q][i] = work.queries[at + (query + q) * width + i] * scale;
+      for (int i = 0; i < size; ++i) queries[q][i] = work.queries[at + (query + q) * stride + i] * scale;
       running[q].clear();
     }
     for (int64_t token = 0; token < work.tokens; token += kTokensMet) {
@@ -59,7 +60,7 @@ void attend_tile(const FullAttention& work, int64_t first, int64_t head, float* 
       for (int q = 0; q < many; ++q) counts[q] = smaller(kTokensMet, work.tokens - token);
       attend_group<kChunks>(queries, group_at(room + token / kLanes * each, size), size, counts, many, running);
     }
-    for (int q = 0; q < many; ++q) running[q].write(size, work.out + at + (query + q) * width);
+    for (int q = 0; q < many; ++q) running[q].write(size, out + (query + q) * work.heads * size);
   }
 }
 

@@ -31,12 +31,13 @@ struct PagedAttention {
   Stored stored;
 };
 
-// Every token of a tile attends to all of them. Four times [tiles, tokens, heads, size].
+// Every token of a tile attends to all of them.
 struct FullAttention {
-  const float* queries;
+  const float* queries;  // [tiles, tokens, heads, size], as are keys and values
   const float* keys;
   const float* values;
-  float* out;
+  int64_t stride;  // from one token's to the next one's
+  float* out;      // [tiles, tokens, heads, size], without gaps
   int64_t tokens;
   int64_t heads;
   int size;  // of a head
@@ -64,8 +65,8 @@ struct Packer {
   char* to;       // see packed.h
 };
 
-// What becomes of a row before it is multiplied.
-enum class Before { kNothing, kRmsNorm, kGate };
+// What becomes of a row before it is multiplied; the numbers are those of `NativeOps` in Python.
+enum class Before : int64_t { kNothing = 0, kRmsNorm = 1, kLayerNorm = 2, kGelu = 3, kSwiglu = 4 };
 
 // Rows of activations times a packed matrix.
 struct Product {
@@ -78,10 +79,12 @@ struct Product {
   const float* x;  // [rows, inputs], or twice as many of a gate's
   int64_t rows;
   Before before;
-  const float* norm;  // [inputs], or null
+  const float* norm;       // [inputs], or null
+  const float* norm_bias;  // [inputs], or null
   float eps;
   const float* bias;      // [outputs], or null
-  const float* residual;  // [rows, outputs] that the product is added to, or null
+  const float* scale;     // [outputs] that the sum is multiplied by, or null
+  const float* residual;  // [rows, outputs] that is added last, or null
   float* out;             // [rows, outputs]
   char* numbers;      // scratch: the rows as the level multiplies them, `row_bytes` each
   int64_t row_bytes;

@@ -74,18 +74,20 @@ Tensors paged_attention(const Tensor& qkv, const Tensor& pool, const Tensor& sta
   return {out};
 }
 
-Tensors full_attention(const Tensor& queries, const Tensor& keys, const Tensor& values) {
-  const std::vector<int64_t> shape = queries.shape();  // [tiles, tokens, heads, size]
-  Tensor out = paddle::experimental::empty({shape[0], shape[1], shape[2] * shape[3]});
+Tensors full_attention(const Tensor& qkv, int64_t heads) {
+  const std::vector<int64_t> shape = qkv.shape();  // [tiles, tokens, 3 heads size]
+  const int64_t width = shape[2] / 3;
+  Tensor out = paddle::experimental::empty({shape[0], shape[1], width});
   FullAttention work;
-  work.queries = queries.data<float>();
-  work.keys = keys.data<float>();
-  work.values = values.data<float>();
+  work.queries = qkv.data<float>();
+  work.keys = work.queries + width;
+  work.values = work.keys + width;
+  work.stride = shape[2];
   work.out = out.data<float>();
   work.tokens = shape[1];
-  work.heads = shape[2];
-  work.size = static_cast<int>(shape[3]);
-  const int threads = threads_for(2 * queries.numel() * work.tokens);
+  work.heads = heads;
+  work.size = static_cast<int>(width / heads);
+  const int threads = threads_for(2 * out.numel() * work.tokens);
   const int64_t room = kernels().full_attention_room(work);
   Tensor rooms = paddle::experimental::empty({threads * room}, paddle::DataType::FLOAT32);
   float* scratch = rooms.data<float>();
@@ -144,8 +146,9 @@ Tensors gelu(const Tensor& x) {
 }  // namespace internvl
 
 PD_BUILD_OP(internvl_full_attention)
-    .Inputs({"Queries", "Keys", "Values"})
+    .Inputs({"Qkv"})
     .Outputs({"Out"})
+    .Attrs({"heads: int64_t"})
     .SetKernelFn(PD_KERNEL(internvl::full_attention));
 
 PD_BUILD_OP(internvl_layer_norm)

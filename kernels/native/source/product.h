@@ -1,4 +1,4 @@
-// Products of a packed matrix: y = x W^T + b.
+// Products of a packed matrix: y = (x W^T + b) * scale + residual.
 //
 // Up to six rows at a time go through a block of weights, their sums in registers, and add to the sums of the groups
 // before. So weights come from memory once for all rows, and every row is computed in the same steps alone or among
@@ -94,6 +94,8 @@ inline void write_panel(const Product& work, int64_t panel, const float* sums) {
     __builtin_memcpy(numbers, sums + row * kPanel, sizeof(numbers));
     if (work.bias)
       for (int i = 0; i < width; ++i) numbers[i] += work.bias[first + i];
+    if (work.scale)
+      for (int i = 0; i < width; ++i) numbers[i] *= work.scale[first + i];
     if (work.residual)
       for (int i = 0; i < width; ++i) numbers[i] += work.residual[at + i];
     __builtin_memcpy(work.out + at, numbers, width * sizeof(float));
@@ -208,10 +210,14 @@ inline void prepare_group(const float* from, int64_t count, int64_t filled, char
 
 // The row as it is multiplied, in `room` if it is not so already.
 inline const float* entering(const Product& work, int64_t row, float* room) {
+  const int64_t size = work.inputs;
+  const float* from = work.x + row * size;
   switch (work.before) {
-    case Before::kNothing: return work.x + row * work.inputs;
-    case Before::kRmsNorm: rms_norm(work.x + row * work.inputs, work.norm, work.eps, work.inputs, room); return room;
-    case Before::kGate: swiglu(work.x + row * 2 * work.inputs, work.inputs, room); return room;
+    case Before::kNothing: return from;
+    case Before::kRmsNorm: rms_norm(from, work.norm, work.eps, size, room); return room;
+    case Before::kLayerNorm: layer_norm(from, work.norm, work.norm_bias, work.eps, size, room); return room;
+    case Before::kGelu: gelu(from, size, room); return room;
+    case Before::kSwiglu: swiglu(work.x + row * 2 * size, size, room); return room;
   }
   __builtin_unreachable();
 }

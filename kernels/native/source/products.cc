@@ -14,8 +14,8 @@ using paddle::Tensor;
 
 constexpr int64_t kPanel = 64;
 
-// Rows at once: their sums stay in the second-level cache.
-constexpr int64_t kMostRows = 512;
+// Most rows at once: a tile of the vision tower in two passes, with sums that stay in the second-level cache.
+constexpr int64_t kMostRows = 528;
 
 // Floats of scratch.
 constexpr int64_t kSumsOfThread = kMostRows * kPanel + kOpenedFloats;
@@ -43,15 +43,17 @@ void multiply(const Product& work, int threads, float* sums, float* rooms) {
 
 const float* numbers_or_null(const Tensor& tensor) { return tensor.numel() ? tensor.data<float>() : nullptr; }
 
-// residual + entering(x) W^T + bias, without what is empty.
+// (before(x) W^T + bias) * scale + residual, without what is empty.
 std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor& bias, const Tensor& norm,
-                           const Tensor& residual, int64_t outputs, int64_t group, int64_t packing, double eps,
-                           bool gated) {
+                           const Tensor& norm_bias, const Tensor& scale, const Tensor& residual, int64_t outputs,
+                           int64_t group, int64_t packing, int64_t before, double eps) {
   std::vector<int64_t> shape = x.shape();
-  const int64_t width = shape.back(), inputs = gated ? width / 2 : width, rows = x.numel() / width;
+  Product work;
+  work.before = static_cast<Before>(before);
+  const int64_t width = shape.back(), rows = x.numel() / width;
+  const int64_t inputs = work.before == Before::kSwiglu ? width / 2 : width;
   shape.back() = outputs;
   Tensor out = paddle::experimental::empty(shape);
-  Product work;
   work.packing = static_cast<Packing>(packing);
   work.weights = reinterpret_cast<const char*>(weights.data<uint8_t>());
   work.outputs = outputs;
@@ -60,12 +62,13 @@ std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor&
   work.groups = (inputs + group - 1) / group;
   work.bias = numbers_or_null(bias);
   work.norm = numbers_or_null(norm);
-  work.before = gated ? Before::kGate : work.norm ? Before::kRmsNorm : Before::kNothing;
+  work.norm_bias = numbers_or_null(norm_bias);
+  work.scale = numbers_or_null(scale);
   work.eps = static_cast<float>(eps);
   // A line apart, or all rows would compete for the same places of the first-level cache.
   work.row_bytes = work.groups * group / 8 * kernels().row_bytes(work.packing) + 64;
   const int threads = threads_for(rows * inputs * outputs);
-  const int64_t at_once = std::min(rows, kMostRows);
+  const int64_t passes = (rows + kMostRows - 1) / kMostRows, at_once = (rows + passes - 1) / passes;
   Tensor numbers = scratch(at_once * work.row_bytes), factors = scratch(at_once * work.groups * 2 * sizeof(float));
   Tensor sums = scratch(threads * kSumsOfThread * sizeof(float) + 64);
   Tensor rooms = scratch(work.before == Before::kNothing ? 0 : threads * inputs * sizeof(float));
@@ -86,9 +89,9 @@ std::vector<Tensor> linear(const Tensor& x, const Tensor& weights, const Tensor&
 }  // namespace internvl
 
 PD_BUILD_OP(internvl_linear)
-    .Inputs({"X", "Weights", "Bias", "Norm", "Residual"})
+    .Inputs({"X", "Weights", "Bias", "Norm", "NormBias", "Scale", "Residual"})
     .Outputs({"Out"})
-    .Attrs({"outputs: int64_t", "group: int64_t", "packing: int64_t", "eps: double", "gated: bool"})
+    .Attrs({"outputs: int64_t", "group: int64_t", "packing: int64_t", "before: int64_t", "eps: double"})
     .SetKernelFn(PD_KERNEL(internvl::linear));
 
 namespace {
