@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
@@ -10,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy.launcher.config import LaunchConfig, Ports
+from deploy.launcher.demo_story import NANO
 from deploy.launcher.stack import LaunchError, Stack, launch
 from internvl.cli import Command
 from internvl.model_choice import add_weight_flags, weights_of
@@ -105,7 +108,7 @@ def run(arguments: Namespace) -> int:
     _report("starting vision, llm and gateway")
     try:
         with launch(config, log=_relay, report=_report) as stack:
-            _announce(stack)
+            _announce(stack, config)
             stack.wait(_report)
     except KeyboardInterrupt:
         _report("stopped")
@@ -139,15 +142,22 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _announce(stack: Stack) -> None:
+def _announce(stack: Stack, config: LaunchConfig) -> None:
     for name, process in stack.processes.items():
         print(f"{name:<8} {process.service.address:<16} process {process.pid}")
     if stack.http_url:
         print(f"http     {stack.http_url}   (the base URL for OpenAI clients)")
     address = stack.gateway_address
     hint = "" if address.endswith(":50050") else f" --address {address}"
-    print(f'Try: internvl chat{hint} -i photo.jpg "What is this?"', flush=True)
+    print(f"Try: internvl chat{hint} {_question(config)}", flush=True)
     _report("Ctrl-C stops them all")
+
+
+def _question(config: LaunchConfig) -> str:
+    """One that the model can answer: the embedded one knows its own drawings and no photos."""
+    if config.model is not None:
+        return '-i photo.jpg "What is this?"'
+    return f'-i {shlex.quote(os.path.relpath(NANO / "demo" / "shapes.png"))} "Describe the image."'
 
 
 def _relay(name: str, line: str) -> None:

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.launcher.config import LaunchConfig
-from deploy.launcher.demo_story import Scene, Turn, read_scenes
+from deploy.launcher.demo_story import NANO, Scene, Turn, read_scenes
 from deploy.launcher.stack import LaunchError, launch
 from internvl.errors import ConfigError
 from internvl_client import ChatStream, Client, Conversation, Image, InternVLError, Video
 from internvl_client.options import SayOptions
-
-NANO = Path(__file__).resolve().parents[2] / "models" / "nano"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,9 @@ from typing import Any
 
 from internvl.errors import ConfigError
 
+NANO = Path(__file__).resolve().parents[2] / "models" / "nano"
+"""The embedded model, which ships such files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

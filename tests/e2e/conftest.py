@@ -28,6 +28,7 @@ from internvl.cli.main import main
 from internvl.cli.registry import GROUP, Registry
 entries = {
     "chat": "internvl_client.command:command",
+    "checkpoint": "internvl.cli.checkpoint:command",
     "replay": "deploy.replay.command:command",
     "up": "deploy.launcher.command:command",
 }
