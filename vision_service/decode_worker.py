@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,9 @@ _SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**18),
 }
 _START_TIMEOUT_S = 60.0
+# Far more than any true answer takes, but for the pixels.
+_MAX_ANSWER_BYTES = 2**20
+_MAX_SIZE = 2**31
 
 Cause: TypeAlias = Literal["crash", "timeout", "memory"]
 
@@ -76,11 +79,7 @@ class DecodeWorker:
             WorkerLost: the process died, or the file took too much time or memory.
         """
         with self._working():
-            answer = self._call(data, None)
-        media_type = MediaType(answer["type"], MediaKind(answer["kind"]))
-        return MediaInfo(
-            media_type, answer["width"], answer["height"], answer["frame_count"], answer["duration_s"]
-        )
+            return _info(self._call(data, None))
 
     def decode(self, data: FileBytes, options: MediaOptions) -> DecodedMedia:
         """`decode_media` over there.
@@ -91,12 +90,11 @@ class DecodeWorker:
         """
         with self._working():
             answer = self._call(data, options)
-            tiles = np.frombuffer(self._connection.recv_bytes(), np.uint8)
-        grids = tuple(TileGrid(*grid) for grid in answer["grids"])
-        shape = (sum(grid.tiles for grid in grids), *(options.tiling.tile_size,) * 2, 3)
-        if tiles.size != math.prod(shape):
-            raise WorkerLost("crash")
-        return DecodedMedia(grids, tiles.reshape(shape))
+            grids = tuple(_grid(*each) for each in answer["grids"])
+            count = _between(1, sum(grid.tiles for grid in grids), self._limits.max_tiles)
+            shape = (count, *(options.tiling.tile_size,) * 2, 3)
+            tiles = np.frombuffer(self._connection.recv_bytes(math.prod(shape)), np.uint8)
+            return DecodedMedia(grids, tiles.reshape(shape))
 
     def restart(self) -> None:
         """End the process, whatever it does, and start a fresh one."""
@@ -126,7 +124,7 @@ class DecodeWorker:
     def _call(self, data: FileBytes, options: MediaOptions | None) -> Answer:
         self._connection.send(DecodeRequest(options, self._limits, self._timeout_s))
         self._connection.send_bytes(data)
-        answer: Answer = json.loads(self._connection.recv_bytes())
+        answer: Answer = json.loads(self._connection.recv_bytes(_MAX_ANSWER_BYTES))
         if "lost" in answer:
             raise WorkerLost("memory")
         if "problem" in answer:
@@ -156,8 +154,11 @@ class DecodeWorker:
         watchdog.start()
         try:
             yield
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError):
             raise WorkerLost("timeout" if self._ran_out_of_time() else "crash") from None
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+            # No answer of ours: a hostile file may have taken the process over.
+            raise WorkerLost("crash") from None
         finally:
             watchdog.cancel()
             watchdog.join()
@@ -177,6 +178,24 @@ def _environment() -> dict[str, str]:
     return kept | _SETTINGS | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
+def _info(answer: Answer) -> MediaInfo:
+    width, height, frame_count = (
+        _between(1, int(answer[name]), _MAX_SIZE) for name in ("width", "height", "frame_count")
+    )
+    media_type = MediaType(str(answer["type"]), MediaKind(answer["kind"]))
+    return MediaInfo(media_type, width, height, frame_count, float(answer["duration_s"]))
+
+
+def _grid(columns: Any, rows: Any, thumbnail: Any) -> TileGrid:
+    return TileGrid(int(columns), int(rows), bool(thumbnail))
+
+
 def _error(answer: Answer) -> InvalidField:
     kind = BadMedia if answer["bad_media"] else InvalidField
-    return kind(answer["field"], answer["problem"], metadata=answer["metadata"])
+    return kind(str(answer["field"]), str(answer["problem"]), metadata=dict(answer["metadata"]))
+
+
+def _between(least: int, value: int, most: int) -> int:
+    if not least <= value <= most:
+        raise ValueError("out of bounds")
+    return value
