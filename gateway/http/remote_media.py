@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -127,11 +127,21 @@ class RemoteMedia:
         if not addresses or not all(map(is_global, addresses)):
             _log.warning("host on the allow-list has no global address")
             raise BadMedia(field, "the file could not be fetched")
-        reader, writer = await self._network.connect(addresses[0], target.host)
+        reader, writer = await self._connect(addresses, target.host)
         try:
             yield reader, writer
         finally:
             writer.transport.abort()
+
+    async def _connect(
+        self, addresses: Sequence[Address], host: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The first of them that answers: not every machine has a way to IPv6."""
+        *first, last = addresses
+        for address in first:
+            with suppress(OSError):
+                return await self._network.connect(address, host)
+        return await self._network.connect(last, host)
 
 
 def is_global(address: Address) -> bool:

@@ -38,6 +38,7 @@ class Beside:
         asked: names that were looked up.
         connected: address and name of every connection.
         requests: what was sent.
+        unreachable: addresses where nobody answers.
     """
 
     def __init__(self, reply: bytes, *addresses: Sequence[str]) -> None:
@@ -46,6 +47,7 @@ class Beside:
         self.asked: list[str] = []
         self.connected: list[tuple[Address, str]] = []
         self.requests: list[bytes] = []
+        self.unreachable: set[Address] = set()
         self.hold = asyncio.Event()
         self.hold.set()
         self._port = 0
@@ -63,6 +65,8 @@ class Beside:
 
     async def connect(self, address: Address, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.connected.append((address, host))
+        if address in self.unreachable:
+            raise OSError("no route to host")
         return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -210,6 +214,18 @@ def test_allowed_name_with_a_private_address_is_refused(address: str) -> None:
 
 def test_public_addresses_are_global() -> None:
     assert all(is_global(ipaddress.ip_address(address)) for address in ("8.8.8.8", "2606:4700:4700::1111"))
+
+
+@bounded
+async def test_host_is_reached_at_whichever_of_its_addresses_answers() -> None:
+    addresses = ["2606:4700:4700::1111", str(PUBLIC)]
+    network = Beside(OK, addresses)
+    network.unreachable = {ipaddress.ip_address(addresses[0])}
+    assert await fetch("https://example.com/a.png", network) == PICTURE
+    assert [str(address) for address, _ in network.connected] == addresses
+    network.unreachable.add(PUBLIC)
+    with pytest.raises(BadMedia, match="could not be fetched"):
+        await fetch("https://example.com/a.png", network)
 
 
 @bounded
