@@ -13,6 +13,8 @@ from manifest_samples import (
     folders_of_the_user,
 )
 
+from deploy.checks.manifests import MANY_GATEWAYS, resources
+
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_compose_starts_the_same_programs(tier: str) -> None:
@@ -52,3 +54,11 @@ def test_compose_with_redis_changes_the_store_and_asks_for_keys() -> None:
     assert shared["networks"]["store"]["internal"]
     assert set(gateway["networks"]) & set(shared["services"]["redis"]["networks"]) == {"store"}
     assert {"--appendonly", "--maxmemory-policy"} <= set(shared["services"]["redis"]["command"])
+
+
+def test_every_deployment_has_the_last_redis_of_a_free_licence() -> None:
+    """7.4 came under licences that none of our dependencies may have."""
+    (redis,) = (each.body for each in resources(MANY_GATEWAYS) if each.body["kind"] == "StatefulSet")
+    images = [container["image"] for container in redis["spec"]["template"]["spec"]["containers"]]
+    images.append(compose("compose.shared.yaml")["services"]["redis"]["image"])
+    assert [image.partition("-")[0] for image in images] == ["redis:7.2", "redis:7.2"]
