@@ -94,16 +94,23 @@ class Replicas(Generic[C]):
         """Keep up with what the targets resolve to, for ever."""
         known: dict[Target, frozenset[str]] = {}
         while True:
-            for target in self._targets:
-                try:
-                    known[target] = await target.resolve()
-                except (OSError, UnicodeError):
-                    # The last answer stays good: name servers fail more often than all replicas at once.
-                    _log.warning("a name cannot be resolved", tier=self._peer)
-            await self._update(frozenset().union(*known.values()))
-            self._resolved = True
-            self._changed()
+            try:
+                await self._look_once(known)
+            except Exception:
+                # Without it no replica would ever come or go again, and nobody would notice.
+                _log.error("looking for replicas failed", tier=self._peer, exc_info=True)
             await asyncio.sleep(self._config.resolve_s)
+
+    async def _look_once(self, known: dict[Target, frozenset[str]]) -> None:
+        for target in self._targets:
+            try:
+                known[target] = await target.resolve()
+            except (OSError, UnicodeError):
+                # The last answer stays good: name servers fail more often than all replicas at once.
+                _log.warning("a name cannot be resolved", tier=self._peer)
+        await self._update(frozenset().union(*known.values()))
+        self._resolved = True
+        self._changed()
 
     async def close(self) -> None:
         """Hang up on all of them."""
