@@ -72,6 +72,8 @@ _ON_GPU: dict[WeightFormat, DType] = {WeightFormat.FLOAT32: "float32", WeightFor
 def prepare(threads: int | None = None, config: InternVLConfig | None = None) -> None:
     """Set what Paddle, MKL, OpenMP and malloc read from the process; a no-op once paddle is imported.
 
+    A program calls it before it starts threads, for malloc; again with a count once that is known.
+
     Args:
         threads: size of the compute pool. By default what OMP_NUM_THREADS said when this process started,
             else what suits `config`, else one thread a core.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from internvl.rpc import run_program
+from kernels.runtime import prepare
 from vision_service.config import parse_config
 from vision_service.service import serve
 
 
 def main() -> int:
     """Run the service until it is told to stop; see `run_program` for the exit status."""
+    prepare()  # before there is a thread with a heap of its own
     return run_program("vision_service", parse_config, serve)
 
 
