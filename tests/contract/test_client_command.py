@@ -145,7 +145,12 @@ def test_examples_run_as_they_are(
 
 
 def test_ctrl_c_stops_the_answer_on_all_tiers() -> None:
-    program = "import sys; from tests.contract.test_client_command import chat; sys.exit(chat(*sys.argv[1:]))"
+    program = """
+import signal, sys
+from tests.contract.test_client_command import chat
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
+sys.exit(chat(*sys.argv[1:]))
+"""
     with running_stack() as stack:
         stack.llm.gate.clear()
         with subprocess.Popen(
